@@ -178,16 +178,25 @@ fn begin(
         Err(cac::Error::NoHeldOutScores) if state.is_none() => None,
         monitor => Some(monitor?),
     };
-    if let Some(doubt) = scorer.doubt_of_held_out().filter(|_| monitor.is_some()) {
+    let doubt = scorer.doubt_of_held_out();
+    if let Some(doubt) = doubt.filter(|_| monitor.is_some()) {
         eprintln!("the probability of a false alarm of drift has no bound: {doubt}");
     }
     match (monitor, state) {
         (Some(monitor), Some(path)) => {
             let origin = StreamOrigin { model, score: decision.score.to_string() };
-            let (file, monitor) = StateFile::open(path, origin, monitor)?;
+            let (file, mut monitor) = StateFile::open(path, origin, monitor)?;
+            if doubt.is_some() {
+                monitor.withdraw_guarantee();
+            }
             Ok((Some(monitor), Some(file)))
         }
-        (monitor, _) => Ok((monitor, None)),
+        (mut monitor, _) => {
+            if let (Some(monitor), Some(_)) = (&mut monitor, doubt) {
+                monitor.withdraw_guarantee();
+            }
+            Ok((monitor, None))
+        }
     }
 }
 
@@ -223,7 +232,7 @@ async fn serve(
     scorer: Scorer,
     model: String,
     monitor: Option<Monitor>,
-    state: Option<StateFile>,
+    mut state: Option<StateFile>,
     stop: impl Future<Output = ()>,
 ) -> cac::Result<()> {
     let drift = monitor.as_ref().map(|monitor| drift(monitor, &scorer));
@@ -232,7 +241,7 @@ async fn serve(
     let (queue, requests) = mpsc::channel(QUEUE);
     let scoring = spawn_blocking({
         let (scorer, seen) = (Arc::clone(&scorer), Arc::clone(&seen));
-        move || score_all(&scorer, &seen, monitor, state.as_ref(), requests)
+        move || score_all(&scorer, &seen, monitor, state.as_mut(), requests)
     });
     let memory = Arc::new(Semaphore::new(BODIES_LIMIT));
     let state = Service { scorer, model: model.into(), seen, queue, memory };
@@ -447,11 +456,11 @@ fn score_all(
     scorer: &Scorer,
     seen: &Mutex<Seen>,
     mut monitor: Option<Monitor>,
-    state: Option<&StateFile>,
+    mut state: Option<&mut StateFile>,
     mut requests: mpsc::Receiver<Request>,
 ) -> cac::Result<()> {
-    let save = |monitor: &Option<Monitor>| match (state, monitor) {
-        (Some(file), Some(monitor)) => file.write(monitor),
+    let mut save = |monitor: &Option<Monitor>| match (&mut state, monitor) {
+        (Some(file), Some(monitor)) => file.write(monitor, None),
         _ => Ok(()),
     };
     let (mut batch, mut saved) = (Vec::new(), Instant::now());

@@ -139,7 +139,7 @@ fn drift_state(bytes: &[u8]) -> bool {
     let monitor = Monitor::new(&[0.0, 1.0], 0.01, 0).expect("held-out scores");
     let origin = StreamOrigin { model: "fuzz".to_owned(), score: "cac".to_owned() };
     let opened = StateFile::open(&path, origin, monitor);
-    opened.is_ok_and(|(file, monitor)| file.write(&monitor).is_ok())
+    opened.is_ok_and(|(mut file, monitor)| file.write(&monitor, None).is_ok())
 }
 
 /// The test split of CIFAR-10's binary layout, with the names of the classes and the records.

@@ -239,15 +239,23 @@ pub enum Error {
     /// A model has no scores of held-out images to compare a stream with.
     #[error("the model has no scores of held-out images to compare with")]
     NoHeldOutScores,
-    /// The state of a stream of scores is damaged or belongs to another stream.
+    /// The state of a stream of scores belongs to another stream.
     #[error("cannot continue the stream of `{}`: {reason}", shown(path))]
     DriftState {
         /// The file.
         path: PathBuf,
-        /// How it is damaged, or what it belongs to.
+        /// What it belongs to.
         reason: String,
     },
-    /// Another process has the state of a stream of scores open.
+    /// The state of a stream of scores is damaged.
+    #[error("cannot continue the stream of `{}`: it is damaged: {reason}", shown(path))]
+    DamagedState {
+        /// The file.
+        path: PathBuf,
+        /// How it is damaged.
+        reason: String,
+    },
+    /// Another process has the state of a stream of scores open, or has written it in the meantime.
     #[error("`{}` is in use by another process", shown(path))]
     StateInUse {
         /// The file.

@@ -4,7 +4,8 @@
 //! martingale: it bets against the hypothesis that the held-out images of the model and those of the stream
 //! are exchangeable. Under that hypothesis, the probability that its capital M, which starts at 1, ever
 //! reaches 1 / alpha is at most alpha, whatever the network, the score and the length of the stream (Ville's
-//! inequality). After a change M grows exponentially.
+//! inequality). That probability is over held-out images and stream together: with few held-out images, those of
+//! one model may raise more false alarms, those of another fewer. After a change M grows exponentially.
 //!
 //! The p-value of an image is (#{s_i > s} + theta #{s_i = s}) / (number of scores), itself included, over the
 //! held-out scores and all earlier scores of the stream; theta is uniform on 0 to 1. These p-values are
@@ -73,6 +74,7 @@ pub struct Monitor {
     /// The natural logarithm of the greatest capital.
     greatest: f64,
     alarm: Option<usize>,
+    guaranteed: bool,
 }
 
 /// The state of the martingale.
@@ -89,6 +91,8 @@ pub struct Status {
     pub alpha: f64,
     /// The number of images at the alarm, which is never withdrawn.
     pub alarm: Option<usize>,
+    /// Whether `alpha` bounds the probability of a false alarm; see [`Monitor::withdraw_guarantee`].
+    pub guaranteed: bool,
 }
 
 /// The last images of a stream, compared with the held-out ones.
@@ -121,7 +125,7 @@ pub struct KolmogorovSmirnov {
 impl Monitor {
     /// A monitor before its first image. `held_out` are the scores of the images from which the threshold was
     /// chosen, in any order; the more there are, the sooner a change is noticed. The probability of ever raising
-    /// a false alarm is at most `alpha`, unless these scores are in doubt, which
+    /// a false alarm is at most `alpha`, on average over draws of the held-out images, unless these scores are in doubt, which
     /// [`Manifest::doubt_of_held_out`](crate::model::Manifest::doubt_of_held_out) says, and for a provider
     /// `Scorer::doubt_of_held_out`.
     ///
@@ -146,6 +150,7 @@ impl Monitor {
             martingale: Martingale::new(RESERVE),
             greatest: 0.0,
             alarm: None,
+            guaranteed: true,
         })
     }
 
@@ -165,6 +170,12 @@ impl Monitor {
         }
     }
 
+    /// Records that scores of the stream are not like the held-out ones even if the images are, as on a provider
+    /// with [doubts](crate::model::Manifest::doubt_of_held_out): `alpha` then bounds nothing in the whole stream.
+    pub fn withdraw_guarantee(&mut self) {
+        self.guaranteed = false;
+    }
+
     /// The state of the martingale.
     #[must_use]
     pub fn status(&self) -> Status {
@@ -175,6 +186,7 @@ impl Monitor {
             greatest_log10_martingale: log10(self.greatest),
             alpha: self.alpha,
             alarm: self.alarm,
+            guaranteed: self.guaranteed,
         }
     }
 

@@ -3,7 +3,7 @@
 use std::{
     borrow::Cow,
     fs::{self, File, OpenOptions, TryLockError},
-    io::ErrorKind,
+    io::{self, ErrorKind},
     path::{Path, PathBuf},
 };
 
@@ -44,6 +44,10 @@ struct State<'a> {
     alpha: f64,
     images: usize,
     log10_martingale: f64,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    unguaranteed: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last_call: Option<Cow<'a, str>>,
     scores: Cow<'a, [f32]>,
 }
 
@@ -58,6 +62,9 @@ struct Version {
 pub struct StateFile {
     path: PathBuf,
     origin: StreamOrigin,
+    /// What the file held when it was last read or written; `None` without a file.
+    content: Option<Vec<u8>>,
+    last_call: Option<String>,
     _lock: File,
 }
 
@@ -65,25 +72,37 @@ impl StateFile {
     /// Opens a state and restores it in a new monitor. Without a file, the monitor stays as it is.
     ///
     /// # Errors
-    /// [`Error::StateInUse`] if another process has it open; [`Error::DriftState`] if it is damaged, of
-    /// another origin, seed or alpha, or if the monitor has images already; [`Error::FormatVersion`] for
+    /// [`Error::StateInUse`] if another process has it open; [`Error::DamagedState`]; [`Error::DriftState`] if it
+    /// is of another origin, seed or alpha, or if the monitor has images already; [`Error::FormatVersion`] for
     /// a newer file; [`Error::Io`], also if the file could not be written.
     pub fn open(path: &Path, origin: StreamOrigin, mut monitor: Monitor) -> Result<(Self, Monitor)> {
-        let lock = lock(path)?;
-        match fs::read(path) {
-            Ok(bytes) => resume(path, &bytes, &origin, &mut monitor)?,
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(Error::io("read", path)(error)),
-        }
         check_writable(path)?;
-        Ok((Self { path: path.to_owned(), origin, _lock: lock }, monitor))
+        let lock = lock(path)?;
+        let content = read(path).map_err(Error::io("read", path))?;
+        let last_call = match &content {
+            Some(bytes) => resume(path, bytes, &origin, &mut monitor)?,
+            None => None,
+        };
+        Ok((Self { path: path.to_owned(), origin, content, last_call, _lock: lock }, monitor))
     }
 
-    /// Replaces the file. After an error it is unchanged.
+    /// Whether the images that were last added are those of a call, which may have been killed after it had written
+    /// the file. A call has a text that tells it from others, such as the SHA-256 of the names and the scores.
+    #[must_use]
+    pub fn has_counted(&self, call: &str) -> bool {
+        self.last_call.as_deref() == Some(call)
+    }
+
+    /// Replaces the file; `call` is what [`has_counted`](Self::has_counted) compares. After an error the file is
+    /// unchanged.
     ///
     /// # Errors
-    /// [`Error::Io`].
-    pub fn write(&self, monitor: &Monitor) -> Result<()> {
+    /// [`Error::Io`], and [`Error::StateInUse`] if another process has written the file, because the lock file was
+    /// removed or the file system has no locks.
+    pub fn write(&mut self, monitor: &Monitor, call: Option<&str>) -> Result<()> {
+        if read(&self.path).map_err(Error::io("read", &self.path))? != self.content {
+            return Err(Error::StateInUse { path: self.path.clone() });
+        }
         let state = State {
             format_version: FORMAT_VERSION,
             model: Cow::Borrowed(&self.origin.model),
@@ -92,11 +111,24 @@ impl StateFile {
             alpha: monitor.alpha,
             images: monitor.scores.len(),
             log10_martingale: monitor.status().log10_martingale,
+            unguaranteed: !monitor.guaranteed,
+            last_call: call.map(Cow::Borrowed),
             scores: Cow::Borrowed(&monitor.scores),
         };
         let mut bytes = serde_json::to_vec(&state).expect("finite numbers");
         bytes.push(b'\n');
-        atomic::write(&self.path, &bytes)
+        atomic::write(&self.path, &bytes)?;
+        (self.content, self.last_call) = (Some(bytes), call.map(str::to_owned));
+        Ok(())
+    }
+}
+
+/// The content of the file, if there is one.
+fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -106,7 +138,7 @@ fn lock(path: &Path) -> Result<File> {
     place.push(LOCK);
     // Windows cannot lock a file that is opened only for appending.
     let file = OpenOptions::new().create(true).read(true).append(true).open(&place);
-    let file = file.map_err(Error::io("write", path))?;
+    let file = file.map_err(Error::io("write", Path::new(&place)))?;
     match file.try_lock() {
         Err(TryLockError::WouldBlock) => Err(Error::StateInUse { path: path.to_owned() }),
         // A file system without locks is not an error.
@@ -114,10 +146,13 @@ fn lock(path: &Path) -> Result<File> {
     }
 }
 
-/// Pushes the scores of a state.
-fn resume(path: &Path, bytes: &[u8], origin: &StreamOrigin, monitor: &mut Monitor) -> Result<()> {
+/// Pushes the scores of a state; returns its last call.
+fn resume(path: &Path, bytes: &[u8], origin: &StreamOrigin, monitor: &mut Monitor) -> Result<Option<String>> {
     let refused = |reason: String| Error::DriftState { path: path.to_owned(), reason };
-    let damaged = |reason: &dyn std::fmt::Display| refused(format!("it is damaged: {reason}"));
+    let damaged = |reason: &dyn std::fmt::Display| Error::DamagedState {
+        path: path.to_owned(),
+        reason: reason.to_string(),
+    };
     let Version { format_version } = serde_json::from_slice(bytes).map_err(|error| damaged(&error))?;
     if format_version > FORMAT_VERSION {
         let origin = path.display().to_string();
@@ -149,7 +184,10 @@ fn resume(path: &Path, bytes: &[u8], origin: &StreamOrigin, monitor: &mut Monito
     if (stated - found).abs() > TOLERANCE * found.abs().max(1.0) {
         return Err(damaged(&"its scores give another martingale than it states"));
     }
-    Ok(())
+    if state.unguaranteed {
+        monitor.withdraw_guarantee();
+    }
+    Ok(state.last_call.map(Cow::into_owned))
 }
 
 #[cfg(test)]
@@ -173,9 +211,9 @@ mod tests {
     }
 
     fn written(path: &Path, count: usize) -> Monitor {
-        let (file, mut monitor) = StateFile::open(path, origin(), monitor(4)).unwrap();
+        let (mut file, mut monitor) = StateFile::open(path, origin(), monitor(4)).unwrap();
         scores(count).chain([f32::NAN, f32::NEG_INFINITY]).for_each(|score| monitor.push(score));
-        file.write(&monitor).unwrap();
+        file.write(&monitor, None).unwrap();
         monitor
     }
 
@@ -185,7 +223,7 @@ mod tests {
         let path = folder.path().join("drift.json");
         let mut whole = written(&path, 300);
         for _ in 0..3 {
-            let (file, mut parts) = StateFile::open(&path, origin(), monitor(4)).unwrap();
+            let (mut file, mut parts) = StateFile::open(&path, origin(), monitor(4)).unwrap();
             for score in scores(50) {
                 parts.push(score);
                 whole.push(score);
@@ -194,7 +232,7 @@ mod tests {
             assert_eq!(parts.martingale.ln.to_bits(), whole.martingale.ln.to_bits());
             assert_eq!(parts.random.get_word_pos(), whole.random.get_word_pos());
             assert_eq!(parts.scores, whole.scores);
-            file.write(&parts).unwrap();
+            file.write(&parts, None).unwrap();
         }
     }
 
@@ -236,13 +274,42 @@ mod tests {
         ] {
             fs::write(&path, &damaged).unwrap();
             let error = StateFile::open(&path, origin(), monitor(4)).unwrap_err();
-            assert!(matches!(error, Error::DriftState { .. }), "{error}");
+            assert!(matches!(error, Error::DamagedState { .. }), "{error}");
             assert!(error.to_string().contains(&format!("it is damaged: {reason}")), "{error}");
             assert_eq!(fs::read_to_string(&path).unwrap(), damaged);
         }
         fs::write(&path, r#"{"format_version":2,"of_tomorrow":true}"#).unwrap();
         let error = StateFile::open(&path, origin(), monitor(4)).unwrap_err();
         assert!(matches!(error, Error::FormatVersion { found: 2, supported: 1, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_state_knows_its_last_call_and_its_doubts() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("drift.json");
+        let (mut file, mut stream) = StateFile::open(&path, origin(), monitor(4)).unwrap();
+        assert!(stream.status().guaranteed && !file.has_counted("monday"));
+        stream.push(0.5);
+        stream.withdraw_guarantee();
+        file.write(&stream, Some("monday")).unwrap();
+        drop(file);
+        let (mut file, stream) = StateFile::open(&path, origin(), monitor(4)).unwrap();
+        assert!(file.has_counted("monday") && !file.has_counted("tuesday") && !stream.status().guaranteed);
+        file.write(&stream, None).unwrap();
+        assert!(!file.has_counted("monday"));
+    }
+
+    #[test]
+    fn a_state_that_another_process_has_written_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("drift.json");
+        let (mut first, one) = StateFile::open(&path, origin(), monitor(4)).unwrap();
+        fs::remove_file(folder.path().join("drift.json.lock")).unwrap();
+        written(&path, 20);
+        let before = fs::read(&path).unwrap();
+        let error = first.write(&one, None).unwrap_err();
+        assert!(matches!(error, Error::StateInUse { .. }), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), before);
     }
 
     #[test]

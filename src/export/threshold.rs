@@ -218,8 +218,9 @@ fn by_class(classes: &[String], rule: ThresholdRule, scores: &[f32], predicted: 
         least = least.min(method::kept_at_least(own.len(), keep));
         method::threshold(own, keep).map_err(|error| match error {
             Error::TooFewHeldOut { found, needed, .. } => {
+                let images = if needed == 1 { "image" } else { "images" };
                 let reason = format!(
-                    "class `{name}` needs {needed} images predicted as it to keep {} %; there are {found}",
+                    "class `{name}` needs {needed} {images} predicted as it to keep {} %; there are {found}",
                     per_cent(keep)
                 );
                 Error::setting("keep", keep, reason)

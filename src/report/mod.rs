@@ -96,8 +96,7 @@ impl Report {
     /// Whether the threshold keeps fewer known images than this share, 0 to 1, beyond what chance explains.
     #[must_use]
     pub fn keeps_fewer_than(&self, least: f64) -> bool {
-        let interval = self.intervals.and_then(|intervals| intervals.known_kept);
-        self.known_kept.is_some_and(|kept| interval.map_or(kept, |interval| interval.high) < least)
+        self.known_kept.is_some_and(|kept| Interval::of_share(kept, self.known as f64).high < least)
     }
 
     /// The metrics that need no threshold.

@@ -108,96 +108,130 @@ impl Sets {
     ) -> Result<Option<Contents>> {
         let images = self.each().map(|(_, set)| set.len()).sum();
         let mut reader = Reader { images, done: 0, said: Instant::now(), stop };
-        let (mut errors, mut skipped_in_tests, mut emptied) = (Vec::new(), 0, None);
-        let mut sums = [Sha256::new(), Sha256::new()];
-        // The digests of the known training images, in order and as a set, and of the outliers.
-        let mut trained: Vec<Sum> = Vec::new();
-        let (mut known, mut outliers): (HashSet<Sum>, HashSet<Sum>) = Default::default();
-        // How many test images are among them, and how many unknown ones are also known test images.
-        let unknown = self.unknown_tests.len();
-        let (mut repeated, mut learned, mut also_known) = (0, vec![0; unknown], vec![0; unknown]);
-        let mut tested: HashSet<Sum> = HashSet::new();
-        let [mut hashes, mut test_hashes] = [Vec::new(), Vec::new()];
+        let mut found = Found::default();
         for (kind, set) in self.each() {
-            let is_test = matches!(kind, Set::Test | Set::Unknown(_));
-            let sum = &mut sums[usize::from(is_test)];
-            sum.update(set.classes().join("\0"));
-            let mut readable = Vec::with_capacity(set.len());
             let is_hashed = matches!(kind, Set::Known | Set::Test);
             let Some(seen) = reader.read(set, is_hashed, observe) else { return Ok(None) };
-            let digests = || seen.iter().flatten().map(|seen| seen.digest);
-            match kind {
-                Set::Known => {
-                    trained.extend(digests());
-                    known.extend(digests());
-                    hashes.extend(seen.iter().flatten().map(|seen| seen.hash));
-                }
-                Set::Outliers => outliers.extend(digests()),
-                // Both come after the images to learn from.
-                Set::Test => {
-                    repeated = digests().filter(|digest| known.contains(digest)).count();
-                    tested.extend(digests());
-                    let other = seen.iter().flatten().filter(|seen| !known.contains(&seen.digest));
-                    test_hashes.extend(other.map(|seen| seen.hash));
-                }
-                Set::Unknown(number) => {
-                    let is_learned = |digest: &Sum| known.contains(digest) || outliers.contains(digest);
-                    learned[number] = digests().filter(is_learned).count();
-                    also_known[number] = digests().filter(|digest| tested.contains(digest)).count();
-                }
-            }
-            for (index, seen) in seen.into_iter().enumerate() {
-                match seen {
-                    Ok(Seen { digest, .. }) => {
-                        sum.update(set.labels()[index].to_le_bytes());
-                        sum.update(digest);
-                        readable.push(index);
-                    }
-                    Err(error) if error.is_of_the_system() => return Err(error),
-                    Err(error) => {
-                        skipped_in_tests += usize::from(is_test);
-                        errors.push(error);
-                    }
-                }
-            }
-            if is_test {
-                // Otherwise an image could move from the end of a set to the start of the next without
-                // changing the sum.
-                sum.update((readable.len() as u64).to_le_bytes());
-            }
+            found.compare(kind, &seen);
+            let readable = found.sum_up(kind, set, seen)?;
             if readable.len() < set.len() {
-                if let ([], Some(error)) = (&readable[..], errors.last()) {
-                    let reason = format!("none of its {} images can be read; {error}", set.len());
-                    emptied.get_or_insert(Error::Dataset { path: set.origin().to_owned(), reason });
-                }
                 *set = set.pick(&readable);
             }
         }
-        if !errors.is_empty() && !skip {
-            return Err(Error::BrokenImages { errors });
+        if !found.errors.is_empty() && !skip {
+            return Err(Error::BrokenImages { errors: found.errors });
         }
-        if let Some(error) = emptied {
+        if let Some(error) = found.emptied {
             return Err(error);
         }
-        let [checksum, tests_checksum] = sums.map(checksum::hexadecimal);
-        let (skipped, copies) = (errors.len(), Copies::of(trained.into_iter().map(Some)));
-        let by_name = |counts: Vec<usize>| {
-            let names = self.unknown_tests.iter().map(|set| set.name.clone());
-            names.zip(counts).filter(|&(_, count)| count > 0).collect()
+        let [checksum, tests_checksum] = found.sums.map(checksum::hexadecimal);
+        let by_name = |counts: BTreeMap<usize, usize>| {
+            let name = |number: usize| self.unknown_tests[number].name.clone();
+            counts
+                .into_iter()
+                .filter(|&(_, count)| count > 0)
+                .map(|(number, count)| (name(number), count))
+                .collect()
         };
-        let (learned, also_known) = (by_name(learned), by_name(also_known));
         Ok(Some(Contents {
-            skipped,
-            skipped_in_tests,
-            repeated,
-            learned,
-            also_known,
-            copies,
-            hashes,
-            test_hashes,
+            skipped: found.errors.len(),
+            skipped_in_tests: found.skipped_in_tests,
+            repeated: found.repeated,
+            learned: by_name(found.learned),
+            also_known: by_name(found.also_known),
+            copies: Copies::of(found.trained.into_iter().map(Some)),
+            hashes: found.hashes,
+            test_hashes: found.test_hashes,
             checksum,
             tests_checksum,
         }))
+    }
+}
+
+/// What reading the images has found so far. The images to learn from are read before those of tests.
+#[derive(Default)]
+struct Found {
+    errors: Vec<Error>,
+    skipped_in_tests: usize,
+    /// The error of the first set that has lost all of its images.
+    emptied: Option<Error>,
+    /// The sums of the training data and of the test sets.
+    sums: [Sha256; 2],
+    /// The digests of the known training images, in order and as a set.
+    trained: Vec<Sum>,
+    known: HashSet<Sum>,
+    outliers: HashSet<Sum>,
+    /// The digests of the known test images.
+    tested: HashSet<Sum>,
+    /// How many known test images are known training images.
+    repeated: usize,
+    /// How many images of each unknown set are images to learn from, and how many are known test images.
+    learned: BTreeMap<usize, usize>,
+    also_known: BTreeMap<usize, usize>,
+    hashes: Vec<Option<DifferenceHash>>,
+    test_hashes: Vec<Option<DifferenceHash>>,
+}
+
+impl Found {
+    /// Compares the readable images of a set with those of the sets before it.
+    fn compare(&mut self, kind: Set, seen: &[Result<Seen>]) {
+        let readable = || seen.iter().flatten();
+        let digests = || readable().map(|seen| seen.digest);
+        match kind {
+            Set::Known => {
+                self.trained.extend(digests());
+                self.known.extend(digests());
+                self.hashes.extend(readable().map(|seen| seen.hash));
+            }
+            Set::Outliers => self.outliers.extend(digests()),
+            Set::Test => {
+                let is_known = |seen: &&Seen| self.known.contains(&seen.digest);
+                self.repeated = readable().filter(is_known).count();
+                self.test_hashes.extend(readable().filter(|seen| !is_known(seen)).map(|seen| seen.hash));
+                self.tested.extend(digests());
+            }
+            Set::Unknown(number) => {
+                let is_learned = |digest: &Sum| self.known.contains(digest) || self.outliers.contains(digest);
+                self.learned.insert(number, digests().filter(is_learned).count());
+                let is_tested = |digest: &Sum| self.tested.contains(digest);
+                self.also_known.insert(number, digests().filter(is_tested).count());
+            }
+        }
+    }
+
+    /// Adds the readable images of a set to its sum; returns their indices.
+    ///
+    /// # Errors
+    /// An error of the system, such as full memory; others are kept.
+    fn sum_up(&mut self, kind: Set, set: &Dataset, seen: Vec<Result<Seen>>) -> Result<Vec<usize>> {
+        let is_test = matches!(kind, Set::Test | Set::Unknown(_));
+        let sum = &mut self.sums[usize::from(is_test)];
+        sum.update(set.classes().join("\0"));
+        let mut readable = Vec::with_capacity(set.len());
+        for (index, seen) in seen.into_iter().enumerate() {
+            match seen {
+                Ok(Seen { digest, .. }) => {
+                    sum.update(set.labels()[index].to_le_bytes());
+                    sum.update(digest);
+                    readable.push(index);
+                }
+                Err(error) if error.is_of_the_system() => return Err(error),
+                Err(error) => {
+                    self.skipped_in_tests += usize::from(is_test);
+                    self.errors.push(error);
+                }
+            }
+        }
+        if is_test {
+            // Otherwise an image could move from the end of a set to the start of the next without changing the
+            // sum.
+            sum.update((readable.len() as u64).to_le_bytes());
+        }
+        if let ([], Some(error), true) = (&readable[..], self.errors.last(), !set.is_empty()) {
+            let reason = format!("none of its {} images can be read; {error}", set.len());
+            self.emptied.get_or_insert(Error::Dataset { path: set.origin().to_owned(), reason });
+        }
+        Ok(readable)
     }
 }
 

@@ -281,7 +281,12 @@ fn folders_files_and_stdin_are_equivalent_streams() {
     stdout(&toolkit(at, &["export", "model.onnx"]));
     fs::write(at.join("known/test/bee/a.png"), "no image").unwrap();
     fs::write(at.join("known/notes.txt"), "left out").unwrap();
-    let output = toolkit(at, &["drift", "model.onnx", "known", "--json"]);
+    let output = toolkit(at, &["drift", "model.onnx", "known", "--state", "drift.json"]);
+    let refused = stderr(&output);
+    assert!(refused.contains("known/test/bee/a.png` is not an image that can be read"), "{refused}");
+    assert!(refused.contains("`drift` and `recalibrate` leave them out with --skip-broken"));
+    assert!(!at.join("drift.json").exists());
+    let output = toolkit(at, &["drift", "model.onnx", "known", "--json", "--skip-broken"]);
     let of_folder: Value = serde_json::from_str(stdout(&output)).unwrap();
     assert_eq!((&of_folder["images"], &of_folder["skipped"]), (&3.into(), &1.into()));
     assert_eq!(of_folder["guaranteed"], true);
@@ -291,18 +296,19 @@ fn folders_files_and_stdin_are_equivalent_streams() {
         stderr(&output)
     );
     assert!(stderr(&output).contains("skipped files by extension: 1 .txt"), "{}", stderr(&output));
-    let text = toolkit(at, &["drift", "model.onnx", "known"]);
+    let text = toolkit(at, &["drift", "model.onnx", "known", "--skip-broken"]);
     assert!(stdout(&text).ends_with("1 image cannot be read and is not counted\n"), "{}", stdout(&text));
 
     // In int8, the scores differ from the held-out ones.
     fs::rename(at.join("known/test"), at.join("known/train")).unwrap();
     stdout(&toolkit(at, &["export", "int8.onnx", "--precision", "int8", "--calibrate", "known"]));
     fs::rename(at.join("known/train"), at.join("known/test")).unwrap();
-    assert_eq!(json(&toolkit(at, &["drift", "int8.onnx", "known", "--json"]))["guaranteed"], false);
-    let text = toolkit(at, &["drift", "int8.onnx", "known"]);
-    let note = "note: alpha does not bound the probability of a false alarm: the held-out scores are those of the network in float32, \
-                not in int8\n";
-    assert!(stdout(&text).ends_with(note), "{}", stdout(&text));
+    let line = json(&toolkit(at, &["drift", "int8.onnx", "known", "--json", "--skip-broken"]));
+    let doubt = "the held-out scores are those of the network in float32, not in int8";
+    assert_eq!((&line["guaranteed"], &line["doubt"]), (&false.into(), &doubt.into()));
+    let text = toolkit(at, &["drift", "int8.onnx", "known", "--skip-broken"]);
+    let note = format!("note: alpha does not bound the probability of a false alarm: {doubt}\n");
+    assert!(stdout(&text).ends_with(&note), "{}", stdout(&text));
 
     // Until these are from the same provider.
     fs::create_dir(at.join("new")).unwrap();
@@ -314,19 +320,41 @@ fn folders_files_and_stdin_are_equivalent_streams() {
     }
     let known = ["recalibrate", "int8.onnx", "new.onnx", "--known", "new", "--provider", "onnxruntime"];
     stdout(&toolkit(at, &known));
-    for (provider, guaranteed) in [(&[][..], false), (&["--provider", "onnxruntime"], true)] {
-        let line = toolkit(at, &[&["drift", "new.onnx", "known", "--json"], provider].concat());
-        assert_eq!(json(&line)["guaranteed"], guaranteed, "{provider:?}");
+    let right = ["--provider", "onnxruntime"];
+    let drift = |args: &[&str]| {
+        toolkit(at, &[&["drift", "new.onnx", "known", "--skip-broken", "--json"], args].concat())
+    };
+    for (provider, guaranteed) in [(&[][..], false), (&right, true)] {
+        assert_eq!(json(&drift(provider))["guaranteed"], guaranteed, "{provider:?}");
     }
+    // A stream keeps the scores of another provider.
+    let state = ["--state", "int8.json"];
+    assert_eq!(json(&drift(&state))["guaranteed"], false);
+    assert_eq!(json(&drift(&[&state[..], &right].concat()))["guaranteed"], false);
 
     // The same images scored by `score`, in the order of their names.
     let files = ["known/test/ant/a.png", "known/test/bee/b.png", "known/test/cow/c.png"];
     let scores = toolkit(at, &[&["score", "model.onnx", "--json"], &files[..]].concat());
-    let scores: Vec<String> = stdout(&scores)
+    let lines = stdout(&scores).to_owned();
+    let scores: Vec<String> = lines
         .lines()
         .map(|line| serde_json::from_str::<Value>(line).unwrap()["verdict"]["score"].to_string())
         .collect();
     let on_stdin = json(&drift_on(at, &["model.onnx", "-", "--json"], scores.join("\n").as_bytes()));
+    // Names make a repeated call known.
+    let args = ["model.onnx", "-", "--json", "--state", "lines.json"];
+    for repeated in [false, true] {
+        let output = drift_on(at, &args, lines.as_bytes());
+        assert_eq!(json(&output)["log10_martingale"], on_stdin["log10_martingale"]);
+        assert_eq!(stderr(&output).contains("the last call counted these images"), repeated);
+    }
+    let broken = format!("{lines}{{\"image\": \"a.png\", \"error\": \"`a.png` is no image\"}}\n");
+    let message = error(&drift_on(at, &["model.onnx", "-"], broken.as_bytes()));
+    assert!(message.ends_with("line 4 of standard input: `a.png` is no image"), "{message}");
+    let output = drift_on(at, &["model.onnx", "-", "--json", "--skip-broken"], broken.as_bytes());
+    assert_eq!((&json(&output)["images"], &json(&output)["skipped"]), (&3.into(), &1.into()));
+    let message = error(&drift_on(at, &["model.onnx", "-"], format!("{lines}0.5\n").as_bytes()));
+    assert!(message.ends_with("standard input has both scores and lines of `score --json`"), "{message}");
     // Labels are optional and ignored.
     let lines: String = scores.iter().map(|score| format!("{score},any\n")).collect();
     fs::write(at.join("a.csv"), format!("mine,label\n{lines}")).unwrap();
@@ -342,7 +370,7 @@ fn folders_files_and_stdin_are_equivalent_streams() {
     fs::remove_dir_all(at.join("known")).unwrap();
     fs::create_dir(at.join("known")).unwrap();
     fs::write(at.join("known/a.png"), "no image").unwrap();
-    let none = toolkit(at, &["drift", "model.onnx", "known"]);
+    let none = toolkit(at, &["drift", "model.onnx", "known", "--skip-broken"]);
     assert!(error(&none).contains("none of the 1 images in `known` can be read"), "{}", stderr(&none));
 }
 
@@ -358,7 +386,7 @@ fn the_image_that_raises_the_alarm_is_named() {
     }
     fs::write(at.join("new/00.png"), "no image").unwrap();
     let drifted = |args: &[&str]| {
-        let output = toolkit(at, &[&["drift", "new", "--state"], args].concat());
+        let output = toolkit(at, &[&["drift", "new", "--skip-broken", "--state"], args].concat());
         assert_eq!(output.status.code(), Some(UNMET), "{}", stderr(&output));
         output
     };
@@ -366,8 +394,12 @@ fn the_image_that_raises_the_alarm_is_named() {
     // The first image is not counted.
     let expected = format!("new/{:02}.png", line["alarm"].as_u64().unwrap());
     assert_eq!(line["alarm_image"], expected);
+    // The same images are counted once.
+    assert_eq!(json(&drifted(&["a.json", "--json"])), line);
     // The alarm was in an earlier call.
-    assert_eq!(json(&drifted(&["a.json", "--json"]))["alarm_image"], Value::Null);
+    fs::rename(at.join("new/39.png"), at.join("new/40.png")).unwrap();
+    let later = json(&drifted(&["a.json", "--json"]));
+    assert_eq!((&later["alarm_image"], &later["images"]), (&Value::Null, &(2 * 39).into()));
     let text = drifted(&["b.json"]);
     let text = String::from_utf8_lossy(&text.stdout);
     assert!(

@@ -45,9 +45,9 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "drift-state" => vec![written(|path| {
             let monitor = Monitor::new(&[0.0, 1.0], 0.01, 0)?;
             let origin = StreamOrigin { model: "fuzz".to_owned(), score: "cac".to_owned() };
-            let (file, mut monitor) = StateFile::open(path, origin, monitor)?;
+            let (mut file, mut monitor) = StateFile::open(path, origin, monitor)?;
             [0.25, -1.5e-7, 3e38].into_iter().for_each(|score| monitor.push(score));
-            file.write(&monitor)
+            file.write(&monitor, None)
         })],
         "idx" => idx(),
         "idx-gz" => idx().into_iter().map(|file| gzip(&file)).collect(),

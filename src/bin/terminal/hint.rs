@@ -166,12 +166,13 @@ pub fn of(error: &Error) -> Option<String> {
             "export the model from a run that held images out, import it with --known, or run `recalibrate` on images of the \
              known classes"
         }
+        Error::DamagedState { .. } => "restore a copy of it, or start a new stream with another --state",
         Error::DriftState { .. } => {
             "continue a stream with the same model, score, seed and alpha, or start a new one with another --state"
         }
         Error::StateInUse { .. } => "wait until it has ended, or give another --state",
         Error::BrokenImages { .. } => {
-            "repair or remove the files; `train`, `eval`, `report` and `recalibrate` leave them out with --skip-broken"
+            "repair or remove the files; `train`, `eval`, `report`, `drift` and `recalibrate` leave them out with --skip-broken"
         }
         Error::EmptiesClass { name: "held-out", .. } => {
             "hold out a smaller share with --held-out, or add images"

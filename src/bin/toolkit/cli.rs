@@ -629,6 +629,9 @@ pub struct DriftArgs {
     /// State file of the stream: resumed if it exists, saved afterwards
     #[arg(long, value_name = "FILE")]
     pub state: Option<PathBuf>,
+    /// Leave out images that cannot be read
+    #[arg(long)]
+    pub skip_broken: bool,
     /// Shuffle these images, because their order is meaningless, as in class folders
     #[arg(long)]
     pub shuffle: bool,
@@ -653,7 +656,7 @@ pub struct DriftArgs {
     #[arg(long)]
     pub json: bool,
     /// A folder of images, in path order; a CSV or NPZ score file, as for `metrics` but with labels
-    /// optional; or - for one score per line on standard input. A first name that ends in .onnx is the model
+    /// optional; or - for standard input: one score per line, or what `score --json` prints. A first name that ends in .onnx is the model
     /// file; by default the built-in CIFAR-10 model
     #[arg(required = true, num_args = 1..=2, value_name = "[MODEL.onnx] DIR|SCORES|-")]
     inputs: Vec<PathBuf>,

@@ -8,14 +8,16 @@ use std::{
 
 use anyhow::{Context, bail};
 use cac::{
-    Scorer,
+    Error, Scorer, Verdict,
     data::{Dataset, Split},
     drift::{Monitor, Recent, StateFile, Status, StreamOrigin},
     eval::{self, score_file},
+    files::sha256,
     model::{Inspection, Manifest},
     text::{not_counted, on_one_line, path_text, shown},
 };
 use rand::{SeedableRng, rngs::ChaCha8Rng, seq::SliceRandom};
+use serde::Deserialize;
 
 use super::{BUILT_IN, Unmet, print_json, read_model};
 use crate::{
@@ -27,13 +29,21 @@ use crate::{
 const STDIN: &str = "-";
 
 /// Scores of images in their order.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Stream {
     scores: Vec<f32>,
     /// The names of the images, or empty.
     images: Vec<String>,
     /// Images that cannot be read.
     skipped: usize,
+}
+
+impl Stream {
+    /// What tells a call from others: the names and the scores of its images. Scores alone may repeat.
+    fn call(&self) -> Option<String> {
+        let lines = self.images.iter().zip(&self.scores).map(|(image, score)| format!("{image:?} {score}\n"));
+        (!self.images.is_empty()).then(|| sha256(lines.collect::<String>().as_bytes()))
+    }
 }
 
 /// Continues a stream with more images, and prints whether it has drifted.
@@ -62,7 +72,7 @@ pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
     }
     let monitor = Monitor::new(held_out, args.alpha, args.seed)?;
     // Before the images are scored, which takes long.
-    let (file, mut monitor) = match &args.state {
+    let (mut file, mut monitor) = match &args.state {
         Some(path) => {
             let origin = StreamOrigin { model: inspection.sha256.clone(), score: decision.score.to_string() };
             let (file, monitor) = StateFile::open(path, origin, monitor)?;
@@ -72,14 +82,21 @@ pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
     };
     let provider = is_folder.then(|| args.provider.unwrap_or_default());
     let mut stream = match provider {
-        Some(provider) => score_images(&Scorer::named(bytes, &origin, provider)?, input)?,
-        None if is_stdin => Stream { scores: read_lines(stdin().lock())?, ..Stream::default() },
+        Some(provider) => score_images(&Scorer::named(bytes, &origin, provider)?, input, args.skip_broken)?,
+        None if is_stdin => read_lines(stdin().lock(), args.skip_broken)?,
         None => Stream {
             scores: read_file(input, args.column.as_deref().unwrap_or(SCORE_COLUMN))?,
             ..Stream::default()
         },
     };
-    let earlier = monitor.status().images;
+    let doubt = (inspection.manifest.doubt_of_held_out())
+        .or_else(|| provider?.doubt_of_held_out(&inspection.manifest));
+    if doubt.is_some() {
+        monitor.withdraw_guarantee();
+    }
+    let call = stream.call();
+    let is_counted = (file.as_ref().zip(call.as_deref())).is_some_and(|(file, call)| file.has_counted(call));
+    let earlier = monitor.status().images - if is_counted { stream.scores.len() } else { 0 };
     if args.shuffle {
         let mut random = ChaCha8Rng::seed_from_u64(args.seed);
         // The monitor draws from stream 0.
@@ -89,7 +106,11 @@ pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
         stream.scores = order.iter().map(|&place| stream.scores[place]).collect();
         stream.images = order.iter().filter_map(|&place| stream.images.get(place).cloned()).collect();
     }
-    stream.scores.iter().for_each(|&score| monitor.push(score));
+    if is_counted {
+        say("the last call counted these images; they are not counted twice");
+    } else {
+        stream.scores.iter().for_each(|&score| monitor.push(score));
+    }
     let window = args.window.map_or(stream.scores.len(), std::num::NonZeroUsize::get);
     let alarm = monitor.status().alarm.and_then(|alarm| alarm.checked_sub(earlier + 1));
     let result = Found {
@@ -99,8 +120,7 @@ pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
         stream,
         held_out: monitor.held_out(),
         manifest: &inspection.manifest,
-        doubt: (inspection.manifest.doubt_of_held_out())
-            .or_else(|| provider?.doubt_of_held_out(&inspection.manifest)),
+        doubt,
         keep: threshold.and_then(|threshold| threshold.share_kept_by(inspection.threshold)),
     };
     if args.json {
@@ -109,8 +129,8 @@ pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
         result.print()?;
     }
     // Last, so that a failed call can be repeated.
-    if let Some(file) = file {
-        file.write(&monitor)?;
+    if let Some(file) = file.as_mut().filter(|_| !is_counted) {
+        file.write(&monitor, call.as_deref())?;
     }
     match result.status.alarm {
         Some(_) => {
@@ -122,11 +142,19 @@ pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
     }
 }
 
-/// Reads one score per line.
-fn read_lines(mut lines: impl BufRead) -> anyhow::Result<Vec<f32>> {
-    /// The maximum length of a line, in bytes.
-    const LONGEST: u64 = 1024;
-    let (mut scores, mut bytes) = (Vec::new(), Vec::new());
+/// A line of `score --json`.
+#[derive(Deserialize)]
+struct ScoredLine {
+    image: String,
+    verdict: Option<Verdict>,
+    error: Option<String>,
+}
+
+/// Reads one score per line, or what `score --json` prints.
+fn read_lines(mut lines: impl BufRead, skip_broken: bool) -> anyhow::Result<Stream> {
+    /// The maximum length of a line, in bytes: that of a map of many places.
+    const LONGEST: u64 = 1 << 22;
+    let (mut stream, mut bytes) = (Stream::default(), Vec::new());
     for number in 1.. {
         bytes.clear();
         let failed = || format!("cannot read line {number} of standard input");
@@ -142,15 +170,38 @@ fn read_lines(mut lines: impl BufRead) -> anyhow::Result<Vec<f32>> {
         if text.is_empty() {
             continue;
         }
+        if text.starts_with('{') {
+            let line: ScoredLine = serde_json::from_str(text)
+                .with_context(|| format!("line {number} of standard input is not one of `score --json`"))?;
+            match (line.verdict, line.error) {
+                (Some(verdict), _) => {
+                    stream.images.push(line.image);
+                    stream.scores.push(verdict.score);
+                }
+                (None, Some(error)) if skip_broken => {
+                    say(error);
+                    stream.skipped += 1;
+                }
+                (None, error) => {
+                    let error =
+                        error.unwrap_or_else(|| format!("`{}` has no verdict", on_one_line(&line.image)));
+                    bail!("line {number} of standard input: {error}");
+                }
+            }
+            continue;
+        }
         match text.parse::<f32>() {
-            Ok(score) if !score.is_nan() => scores.push(score),
-            _ => bail!("line {number} of standard input: `{text}` is not a score"),
+            Ok(score) if !score.is_nan() => stream.scores.push(score),
+            _ => bail!("line {number} of standard input: `{}` is not a score", on_one_line(text)),
         }
     }
-    if scores.is_empty() {
+    if stream.scores.is_empty() {
         bail!("standard input has no scores");
     }
-    Ok(scores)
+    if !stream.images.is_empty() && stream.images.len() < stream.scores.len() {
+        bail!("standard input has both scores and lines of `score --json`");
+    }
+    Ok(stream)
 }
 
 /// The scores of a score file. A model's scores are in single precision.
@@ -159,22 +210,26 @@ fn read_file(path: &Path, column: &str) -> anyhow::Result<Vec<f32>> {
 }
 
 /// Scores the images of a folder, in the order of their paths.
-fn score_images(scorer: &Scorer, folder: &Path) -> anyhow::Result<Stream> {
+fn score_images(scorer: &Scorer, folder: &Path, skip_broken: bool) -> anyhow::Result<Stream> {
     let images = Dataset::unknown(folder, Split::Test, &scorer.decision().input)?;
     say_left_out(images.left_out());
     let start = Instant::now();
     let mut bar = Progress::new(format!("scoring `{}`", path_text(folder)), images.len());
-    let mut stream = Stream::default();
+    let (mut stream, mut broken) = (Stream::default(), Vec::new());
     let scored = eval::scores(scorer, &images, |indices, scores, errors| {
         stream.scores.extend(scores);
         stream.images.extend(indices.iter().map(|&index| images.name(index)));
-        stream.skipped += errors.len();
-        errors.iter().for_each(say);
-        let done = stream.scores.len() + stream.skipped;
+        broken.extend(errors);
+        let done = stream.scores.len() + broken.len();
         bar.update(done, &format!("{:.0} images/s", done as f64 / start.elapsed().as_secs_f64()));
     });
     bar.finish();
     scored?;
+    if !broken.is_empty() && !skip_broken {
+        return Err(Error::BrokenImages { errors: broken }.into());
+    }
+    broken.iter().for_each(say);
+    stream.skipped = broken.len();
     if stream.scores.is_empty() {
         bail!("none of the {} images in `{}` can be read", stream.skipped, shown(folder));
     }
@@ -203,16 +258,11 @@ impl Found<'_> {
         self.manifest.kept_at_least(self.keep?, self.doubt)
     }
 
-    /// Whether alpha bounds the probability of a false alarm.
-    fn is_guaranteed(&self) -> bool {
-        self.doubt.is_none()
-    }
-
     fn print_json(&self) -> anyhow::Result<()> {
         let mut line = serde_json::to_value(self.status)?;
         line["drift"] = self.status.alarm.is_some().into();
         line["alarm_image"] = self.alarm.as_deref().into();
-        line["guaranteed"] = self.is_guaranteed().into();
+        line["doubt"] = self.doubt.into();
         line["new_images"] = self.stream.scores.len().into();
         line["skipped"] = self.stream.skipped.into();
         line["held_out_images"] = self.held_out.into();
@@ -266,7 +316,8 @@ impl Found<'_> {
         if let Some(sentence) = not_counted(stream.skipped) {
             writeln!(out, "{sentence}")?;
         }
-        if let Some(doubt) = self.doubt {
+        if !status.guaranteed {
+            let doubt = self.doubt.unwrap_or("earlier images of the stream were scored on another provider");
             writeln!(out, "note: alpha does not bound the probability of a false alarm: {doubt}")?;
         }
         Ok(())
@@ -278,7 +329,8 @@ fn needed(alpha: f64) -> String {
     let number = 1.0 / alpha;
     match number {
         ..1e6 => format!("{number:.1}").trim_end_matches(".0").to_owned(),
-        _ => power(number.log10()),
+        // The inverse of a tiny alpha is infinite.
+        _ => power(-alpha.log10()),
     }
 }
 
@@ -306,25 +358,28 @@ mod tests {
 
     #[test]
     fn alarm_thresholds_have_no_needless_digits() {
-        let found = [0.5, 0.05, 0.03, 0.01, 1e-4, 1e-9].map(needed);
-        assert_eq!(found, ["2", "20", "33.3", "100", "10000", "10^9.0"]);
+        let found = [0.5, 0.05, 0.03, 0.01, 1e-4, 1e-9, 1e-320].map(needed);
+        assert_eq!(found, ["2", "20", "33.3", "100", "10000", "10^9.0", "10^320.0"]);
     }
 
     #[test]
     fn lines_are_scores() {
-        let read = |text: &str| read_lines(text.as_bytes()).map_err(|error| error.to_string());
+        let lines = |text: &str| read_lines(text.as_bytes(), false).map_err(|error| error.to_string());
+        let read = |text: &str| lines(text).map(|stream| stream.scores);
         assert_eq!(read("\u{feff}1\n\n -2.5e3\r\n+inf\n0"), Ok(vec![1.0, -2500.0, f32::INFINITY, 0.0]));
         for (text, reason) in [
             ("", "standard input has no scores"),
             ("\n  \n", "standard input has no scores"),
             ("1\n\nnan\n", "line 3 of standard input: `nan` is not a score"),
-            (&"1".repeat(1025), "line 1 of standard input has more than 1024 bytes"),
+            (&"1".repeat((1 << 22) + 1), "line 1 of standard input has more than 4194304 bytes"),
             ("1,2\n", "line 1 of standard input: `1,2` is not a score"),
             ("score\n1\n", "line 1 of standard input: `score` is not a score"),
         ] {
             assert_eq!(read(text).unwrap_err(), reason);
         }
-        assert!(read_lines(&b"1\n\xff\n"[..]).unwrap_err().to_string().starts_with("cannot read line 2"));
+        assert!(
+            read_lines(&b"1\n\xff\n"[..], false).unwrap_err().to_string().starts_with("cannot read line 2")
+        );
     }
 
     #[test]

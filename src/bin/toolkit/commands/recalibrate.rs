@@ -7,7 +7,7 @@ use cac::{
     data::{DataFolder, Dataset, PublishedSet, Role, Split, exists, is_divided},
     export::{self, RecalibrateOptions, Recalibrated},
     files::check_writable_folder,
-    method::{kept_at_least, needed},
+    method::needed,
     model::{Inspection, Manifest},
     text::{first_few, not_counted, on_one_line, path_text, per_cent, shown},
 };
@@ -62,7 +62,8 @@ pub fn run(args: &RecalibrateArgs) -> anyhow::Result<()> {
         ));
     }
     say_lost_points(&manifest, &recalibrated);
-    say_lookalikes(images.lookalikes(), &recalibrated);
+    let lookalikes = images.lookalikes();
+    say_lookalikes(lookalikes);
     let published = publish(&args.output, &args.model, args.triton.as_deref())?;
     if args.json {
         let Recalibrated { manifest, images, skipped, kept_before, accuracy, sha256, .. } = recalibrated;
@@ -70,6 +71,7 @@ pub fn run(args: &RecalibrateArgs) -> anyhow::Result<()> {
             "sha256": sha256,
             "images": images,
             "skipped": skipped,
+            "lookalikes": lookalikes,
             "kept_before": kept_before,
             "accuracy": accuracy,
             "manifest": manifest,
@@ -191,20 +193,13 @@ fn say_lost_points(before: &Manifest, recalibrated: &Recalibrated) {
     }
 }
 
-/// Prints how many images look like others, and what is guaranteed by the others alone.
-fn say_lookalikes(lookalikes: Option<usize>, recalibrated: &Recalibrated) {
-    let threshold = recalibrated.manifest.decision.threshold.as_ref();
-    let keep = threshold.filter(|threshold| threshold.classes.is_none()).and_then(|threshold| threshold.keep);
+/// Prints how many images look like others.
+fn say_lookalikes(lookalikes: Option<usize>) {
     match lookalikes {
         Some(0) => {}
-        Some(alike) => {
-            let others = recalibrated.images.saturating_sub(alike);
-            let bound = keep.filter(|&keep| others >= needed(keep)).map_or(String::new(), |keep| {
-                let share = 100.0 * kept_at_least(others, keep);
-                format!("; without them, the threshold keeps at least {share:.1} % with 95 % confidence")
-            });
-            say(format_args!("images that look almost like another one: {alike}{bound}"));
-        }
+        Some(alike) => say(format_args!(
+            "images that look almost like another one: {alike}; if they are frames of the same scenes, the guarantee does not hold: give one image of each scene"
+        )),
         None => say("too many images to find those that look alike"),
     }
 }

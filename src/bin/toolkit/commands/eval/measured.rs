@@ -193,6 +193,20 @@ impl Measured<'_> {
         Ok(())
     }
 
+    /// Prints whether the threshold keeps fewer known images than it was chosen to keep.
+    pub fn say_shortfall(&self) {
+        let scorer = &self.contender.scorer;
+        // Of degraded images that is to be expected.
+        let Some(keep) = scorer.keep().filter(|_| self.degraded.is_none()) else { return };
+        let doubt = scorer.provider().doubt_of_held_out(scorer.manifest());
+        let least = scorer.manifest().kept_at_least(keep, doubt).unwrap_or(keep);
+        if self.reports.iter().flatten().any(|report| report.keeps_fewer_than(least)) {
+            say(
+                "the threshold keeps fewer known images than it was chosen to keep: the test images may differ from the images that it was chosen from",
+            );
+        }
+    }
+
     /// Prints a table for each score, and how they were measured.
     pub fn print(&self) -> anyhow::Result<()> {
         let Contender { scorer, sha256, .. } = self.contender;
@@ -208,16 +222,6 @@ impl Measured<'_> {
                 format!(", threshold {threshold}{}", keep.unwrap_or_default())
             });
             writeln!(out, "score {score}{threshold_text}\n{report}")?;
-            // Of degraded images that is to be expected.
-            if let Some(keep) = scorer.keep().filter(|_| self.degraded.is_none()) {
-                let doubt = scorer.provider().doubt_of_held_out(scorer.manifest());
-                let least = scorer.manifest().kept_at_least(keep, doubt).unwrap_or(keep);
-                if report.keeps_fewer_than(least) {
-                    say(
-                        "the threshold keeps fewer known images than it was chosen to keep: the test images may differ from the images that it was chosen from",
-                    );
-                }
-            }
             let classes = self.by_class(index);
             let balanced = balanced_accuracy(classes.iter().map(|(_, counts)| counts));
             if let (Some(balanced), Some((class, accuracy, images))) =

@@ -49,6 +49,7 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
         }
         faults.extend(measured.faults());
         unmet.extend(measured.unmet(&args.require));
+        measured.say_shortfall();
         if options.scorer.json { measured.print_json() } else { measured.print() }
     })?;
     if has_page {
