@@ -319,7 +319,7 @@ pub enum Error {
         value: f32,
     },
     /// A model has no golden batch to compare with.
-    #[error("`{}` has no golden batch: an older version exported it", on_one_line(origin))]
+    #[error("`{}` has no golden batch to compare with", on_one_line(origin))]
     NoGoldenBatch {
         /// The path, the name that was given with bytes, or `memory`.
         origin: String,

@@ -16,7 +16,7 @@ use crate::{
     method::{self, AnchorKind, Anchors, KEEP, Loss, Variant, needed},
     run::{CheckBatch, Checkpoint, EXAMPLES, Facts, Features, HeldOut, degraded_among},
     scorer::{Provider, Scorer},
-    weights::{Tensor, Weights, is_counter},
+    weights::{Tensor, Weights, is_counter, outside},
 };
 
 /// The facts that weights do not contain.
@@ -177,10 +177,22 @@ pub fn probable_loss(weights: &Weights) -> Result<Loss> {
     }))
 }
 
-/// The tensors of the [network](Weights::network) of weights that a checkpoint made of them does not use: the
-/// original may compute with them. Files of this toolkit have none. Second names of tensors that are used do not
-/// count, nor do the statistics of classes in files of the paper's code.
-pub fn unused<'a>(weights: &'a Weights, checkpoint: &Checkpoint) -> Vec<&'a str> {
+/// The tensors of weights that a checkpoint made of their [network](Weights::network) does not use: the original may
+/// compute with them. Files of this toolkit have none. Second names of tensors that are used do not count, nor do the
+/// statistics of classes in files of the paper's code, other networks, and optimisers.
+///
+/// # Errors
+/// [`Error::Weights`] if they match no known network.
+pub fn unused(weights: &Weights, checkpoint: &Checkpoint) -> Result<Vec<String>> {
+    let of_network = weights.network()?;
+    let prefix = of_network.prefix().strip_prefix(weights.prefix()).unwrap_or_default();
+    let outside = outside(weights, prefix).into_iter();
+    let within = unused_of_network(&of_network, checkpoint);
+    Ok(within.into_iter().chain(outside).map(str::to_owned).collect())
+}
+
+/// Those among the tensors of the network.
+fn unused_of_network<'a>(weights: &'a Weights, checkpoint: &Checkpoint) -> Vec<&'a str> {
     let (network, classes) = (&checkpoint.network, checkpoint.facts.classes.len());
     let is_statistic = |name: &str, tensor: &Tensor| {
         ["anchors", "means", "covars", "invcovars"].contains(&name)

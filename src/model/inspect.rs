@@ -143,7 +143,7 @@ impl fmt::Display for Inspection {
             line("loss", loss)?;
         }
         match history.anchors {
-            Some(AnchorKind::Fixed) => line("anchors", &"fixed, as in training")?,
+            Some(AnchorKind::Fixed) => line("anchors", &"fixed: one axis for each class")?,
             Some(AnchorKind::ClassMeans) => {
                 line("anchors", &"mean logits of the correctly classified training images of each class")?;
             }
@@ -161,7 +161,11 @@ impl fmt::Display for Inspection {
             },
             (None, None) => String::new(),
         };
-        line("threshold", &format_args!("{}{rule}", self.threshold))?;
+        if self.threshold >= f32::MAX {
+            line("threshold", &"none: every image is known")?;
+        } else {
+            line("threshold", &format_args!("{}{rule}", self.threshold))?;
+        }
         if let Some(choice) = &history.choice {
             line("choice", choice)?;
         }

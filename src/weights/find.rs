@@ -108,6 +108,32 @@ pub(super) fn foreign<'a>(
     })
 }
 
+/// The only layer with weights in a `Sequential` in the place of the last layer, such as `fc.1`, and the name of that
+/// layer, `fc`.
+pub(super) fn last_layer(weights: &Weights, prefix: &str, network: &Recognized) -> Option<(String, String)> {
+    let Input { height, width, .. } = network.architecture.default_input();
+    let name = network.architecture.layers(2, height, width).ok()?.pop()?.name;
+    let within = format!("{prefix}{name}.");
+    let mut layers = weights.names().filter_map(|tensor| tensor.strip_prefix(&within)?.rsplit_once('.'));
+    let (first, _) = layers.next()?;
+    let is_alone = first.parse::<usize>().is_ok() && layers.all(|(layer, _)| layer == first);
+    is_alone.then(|| (format!("{name}.{first}"), name))
+}
+
+/// The tensors outside of the network with this prefix that may belong to the same model, such as a further layer:
+/// not those of other networks, nor of optimisers.
+pub(crate) fn outside<'a>(weights: &'a Weights, prefix: &str) -> Vec<&'a str> {
+    let networks = prefixes(weights);
+    let is_of_network = |name: &str| {
+        name.starts_with(prefix) || networks.iter().any(|other| !other.is_empty() && name.starts_with(other))
+    };
+    let is_of_optimizer = |name: &str| name.split('.').any(|part| part.to_lowercase().starts_with("optim"));
+    let is_alone = |name: &&str| {
+        !is_of_network(name) && !is_of_optimizer(name) && !is_average(name) && !is_counter(name)
+    };
+    weights.names().filter(is_alone).collect()
+}
+
 /// Whether a tensor counts batches, or operations as a profiler does, and takes no part in a network.
 pub(crate) fn is_counter(name: &str) -> bool {
     [".num_batches_tracked", ".total_ops", ".total_params"].iter().any(|end| name.ends_with(end))

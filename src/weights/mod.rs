@@ -34,7 +34,7 @@ use crate::{
 #[cfg(feature = "train")]
 use crate::model::Training;
 #[cfg(feature = "export")]
-pub(crate) use find::is_counter;
+pub(crate) use find::{is_counter, outside};
 #[cfg(any(feature = "export", feature = "train"))]
 pub(crate) use fold::folded;
 #[cfg(feature = "files")]
@@ -349,7 +349,8 @@ impl Weights {
 
     /// The tensors of the network under the names of its family, without their prefix: `state_dict.model.` in a
     /// Lightning checkpoint, for example. Other tensors with this prefix stay too, such as the anchors of a
-    /// CAC network.
+    /// CAC network. A last layer that is the only layer with weights in a `Sequential`, such as `fc.1`, gets the
+    /// family's name.
     ///
     /// If the file holds several networks, complete ones come before incomplete ones, plain weights before
     /// averaged ones (`ema`, `swa`, `teacher`), fewer keys before more, and then the first in alphabetical
@@ -358,9 +359,14 @@ impl Weights {
     /// # Errors
     /// [`Error::Weights`] if the tensors match no known network.
     pub fn network(&self) -> Result<Self> {
-        let (prefix, _) = find::network(self)?;
+        let (prefix, found) = find::network(self)?;
+        let last = found.classes.is_none().then(|| find::last_layer(self, prefix, &found)).flatten();
         let stripped = |(name, tensor): (&String, &Tensor)| {
-            Some((name.strip_prefix(prefix)?.to_owned(), tensor.clone()))
+            let name = name.strip_prefix(prefix)?;
+            let renamed = last
+                .as_ref()
+                .and_then(|(within, layer)| Some(format!("{layer}{}", name.strip_prefix(within)?)));
+            Some((renamed.unwrap_or_else(|| name.to_owned()), tensor.clone()))
         };
         let tensors = self.tensors.iter().filter_map(stripped).collect();
         let prefix = format!("{}{prefix}", self.prefix);

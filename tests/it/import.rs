@@ -314,6 +314,24 @@ fn a_plain_classifier_keeps_its_classes() {
     let said = "tensors that the network does not use: means, neck.weight; if the original";
     assert!(stderr(&import(&[])).contains(said));
     assert_eq!(manifest(&["--variant", "paper"])["anchors"], "class-means");
+    // Layers beside the network, and a last layer in a `Sequential`.
+    let mut within = Weights::new(std::path::Path::new("w"));
+    for name in weights.names().collect::<Vec<_>>() {
+        let tensor = weights.get(name).unwrap();
+        let name = name.replace("fc.", "fc.1.");
+        within.insert(&format!("backbone.{name}"), &tensor.shape, tensor.values.clone());
+    }
+    within.insert("temperature", &[1], vec![2.0]);
+    within.insert("optimizer.state.0.exp_avg", &[1], vec![2.0]);
+    within.write(&at.join("w.safetensors")).unwrap();
+    let imported = import(&[]);
+    assert!(
+        stderr(&imported).contains("does not use: means, neck.weight, temperature; if"),
+        "{}",
+        stderr(&imported)
+    );
+    let again = Scorer::open(at.join("m.onnx"), Provider::Cpu).unwrap();
+    assert_eq!(again.score_u8(images.view()).unwrap().logits, outputs.logits);
     // A network with another tensor in one of its layers is another network.
     weights.insert("conv1.bias", &[16], vec![1.0; 16]);
     weights.write(&at.join("w.safetensors")).unwrap();

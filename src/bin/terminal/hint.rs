@@ -102,7 +102,7 @@ pub fn of(error: &Error) -> Option<String> {
              also `label` (negative = unknown), and `prediction` for accuracy and OSCR"
         }
         Error::FormatVersion { .. } => "update the toolkit",
-        Error::NoGoldenBatch { .. } => "export the model again",
+        Error::NoGoldenBatch { .. } => "export the model again, or run `recalibrate`, which adds one",
         Error::Differs { .. } => {
             "compare the model's SHA-256 with the original's; a provider of lower precision differs too"
         }
@@ -158,6 +158,9 @@ pub fn of(error: &Error) -> Option<String> {
             "its states were removed; `toolkit export` still writes its model"
         }
         Error::NoState { .. } => "give `--resume` a run folder, such as runs/1",
+        Error::TooFewHeldOut { found: 0, .. } => {
+            "give known images to choose from, with `import` by --known, or a threshold by --threshold"
+        }
         Error::TooFewHeldOut { .. } => {
             "use more known images (`train --held-out`; --known of `import` and `recalibrate`), or keep a smaller share with \
              --keep"
@@ -190,8 +193,8 @@ pub fn of(error: &Error) -> Option<String> {
         }
         Error::Setting { name: "held-out test", .. } => "change --held-out-test, or leave it out",
         Error::ClassCount { .. } => {
-            "leave classes out with --unknown-class, or name those of the weights with --classes; to train on other classes, \
-             start from the weights with `toolkit train --backbone`"
+            "leave out folders that are no class of the weights with --unknown-class; without --known, name all classes of the \
+             weights with --classes; to train on other classes, start from the weights with `toolkit train --backbone`"
         }
         Error::Unstandardised { .. } => {
             return Some(format!(

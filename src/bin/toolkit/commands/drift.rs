@@ -135,7 +135,8 @@ pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
     match result.status.alarm {
         Some(_) => {
             let finding = "drift: the images no longer resemble those that the threshold was chosen for";
-            let hint = "look at the images; if they show the known classes under new conditions, use `toolkit recalibrate`";
+            let hint = "look at the images; if they are sorted, as by class, give --shuffle; if they show the known classes under new \
+                        conditions, use `toolkit recalibrate`";
             Err(Unmet { findings: vec![finding.to_owned()], hint: Some(hint) }.into())
         }
         None => Ok(()),

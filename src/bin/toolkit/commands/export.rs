@@ -199,6 +199,7 @@ pub fn write(
     let why = match choice {
         Some(choice) => format!(", chosen {choice}"),
         None if args.score.is_none() => match &checkpoint.features {
+            None if is_imported => format!(", {default}: too few known images to choose another by"),
             None => format!(", {default}: there are no features to choose another by"),
             Some(features) => {
                 let from = if score.reads_features() {

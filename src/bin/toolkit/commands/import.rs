@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::bail;
 use cac::{
     data::{Dataset, KnownData, PublishedSet, Role, Split},
+    image::Input,
     import::{self, Calibration, ImportOptions},
     method::{AnchorKind, Loss, Variant},
     run::RunFolder,
@@ -79,7 +80,10 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
         loss: Loss { magnitude: args.magnitude.unwrap_or(defaults.magnitude), ..defaults },
     };
     let mut checkpoint = import::checkpoint(&weights, &options)?;
-    let unused = first_few(import::unused(&weights, &checkpoint).into_iter().map(on_one_line));
+    let Input { mean, std, .. } = options.input;
+    say(format_args!("images: {}; subtract {mean:?}, divide by {std:?}", options.input.resizing()));
+    let unused = import::unused(&start.weights, &checkpoint)?;
+    let unused = first_few(unused.iter().map(|name| on_one_line(name)));
     if !unused.is_empty() {
         say(format_args!(
             "tensors that the network does not use: {unused}; if the original computes with them, its results differ"
@@ -113,11 +117,39 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
         bar.finish();
         let (count, classes) = (known.len(), known.classes().len());
         say(format_args!("{:.2} % of {count} training images are classified correctly", 100.0 * correct));
-        if correct < 1.5 / classes as f64 {
-            say(
-                "this is little more than chance: are the classes in the order of the network's outputs (--classes)?",
-            );
+        if let Some(doubt) = doubt_of_accuracy(correct, classes) {
+            say(doubt);
         }
     }
     export::write(&checkpoint, &args.file, calibration, &args.model, &args.weights)
+}
+
+/// What an accuracy, 0 to 1, says about the settings of an import, if it is no better than chance.
+fn doubt_of_accuracy(correct: f64, classes: usize) -> Option<&'static str> {
+    let chance = 1.0 / classes as f64;
+    if correct < 0.5 * chance {
+        return Some(
+            "this is far less than chance: the classes are not in the order of the network's outputs (--classes)",
+        );
+    }
+    let is_little_more = correct < (1.5 * chance).min(chance + 0.1 * (1.0 - chance));
+    is_little_more.then_some(
+        "this is little more than chance: are the classes in the order of the network's outputs (--classes), and the size and the \
+         normalisation those of its training (--size, --mean, --std)?",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accuracies_of_chance_are_doubted() {
+        let doubts = |classes, cases: [f64; 3]| cases.map(|correct| doubt_of_accuracy(correct, classes));
+        for (classes, cases) in [(2, [0.1, 0.5, 0.6]), (10, [0.02, 0.1, 0.2]), (1000, [0.0, 0.001, 0.01])] {
+            let [wrong, chance, more] = doubts(classes, cases);
+            assert!(wrong.unwrap().contains("far less") && chance.unwrap().contains("little more"));
+            assert_eq!(more, None, "{classes}");
+        }
+    }
 }

@@ -131,6 +131,9 @@ fn with_threshold(mut scorer: Scorer, args: &ScorerArgs) -> cac::Result<Scorer> 
         (None, Some(threshold)) => scorer.set_threshold(threshold as f32)?,
         (None, None) => {}
     }
+    if scorer.threshold() >= f32::MAX {
+        say("the model has no threshold, so every image is known; `toolkit recalibrate` chooses one");
+    }
     Ok(scorer)
 }
 

@@ -292,9 +292,10 @@ fn print(
     Ok(writeln!(stdout(), "{name}\t{class}\t{score}\t{threshold}{p_value}")?)
 }
 
-/// A score with four decimals, or four digits after the first if it is tiny, as those of `cac` are.
+/// A score with four decimals, or four digits after the first if it is huge, or tiny as those of `cac` are.
 fn score_text(score: f32) -> String {
-    if score != 0.0 && score.abs() < 0.01 { format!("{score:.4e}") } else { format!("{score:.4}") }
+    let is_usual = score == 0.0 || (0.01..1e7).contains(&score.abs()) || !score.is_finite();
+    if is_usual { format!("{score:.4}") } else { format!("{score:.4e}") }
 }
 
 /// The scores of places, row by row.

@@ -201,9 +201,9 @@ impl Measured<'_> {
         let doubt = scorer.provider().doubt_of_held_out(scorer.manifest());
         let least = scorer.manifest().kept_at_least(keep, doubt).unwrap_or(keep);
         if self.reports.iter().flatten().any(|report| report.keeps_fewer_than(least)) {
-            say(
-                "the threshold keeps fewer known images than it was chosen to keep: the test images may differ from the images that it was chosen from",
-            );
+            let why = scorer.doubt_of_held_out();
+            let why = why.unwrap_or("the test images may differ from the images that it was chosen from");
+            say(format_args!("the threshold keeps fewer known images than it was chosen to keep: {why}"));
         }
     }
 
