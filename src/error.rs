@@ -210,6 +210,16 @@ pub enum Error {
         /// The sum, `A+B`.
         score: String,
     },
+    /// A data set has no images of a split.
+    #[error("`{}` is not a usable data set: it has {found}, but no {split} images", shown(path))]
+    NoSplit {
+        /// The data set.
+        path: PathBuf,
+        /// The missing split.
+        split: String,
+        /// What it has.
+        found: String,
+    },
     /// Weights are for another number of classes than there are names.
     #[error("classes = {classes}: the weights are for {expected} classes")]
     ClassCount {

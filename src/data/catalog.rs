@@ -20,6 +20,7 @@ use crate::{
     error::{Error, Result},
     files::cache,
     image::has_extension,
+    text::shown,
 };
 
 /// The environment variable with the folder of the data sets.
@@ -360,7 +361,7 @@ impl DataFolder {
             let path = self.resolve(Path::new(set), &[Role::Unknown(Split::Test)])?;
             match path.to_str() {
                 Some(path) => Ok(format!("{name}={path}")),
-                None => Err(Error::setting("path", path.display(), "must be UTF-8")),
+                None => Err(Error::setting("path", shown(&path), "must be UTF-8")),
             }
         };
         texts.iter().map(resolve).collect()

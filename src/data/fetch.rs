@@ -20,6 +20,7 @@ use crate::{
         download::{self, FetchEvent},
     },
     image::Input,
+    text::shown,
 };
 
 /// The environment variable with the URL of a mirror, which serves `URL/NAME/FILE`.
@@ -57,7 +58,7 @@ pub struct Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}` {}", self.path.display(), self.reason)
+        write!(f, "`{}` {}", shown(&self.path), self.reason)
     }
 }
 
@@ -368,9 +369,7 @@ fn install(
     if !download.is_archive() {
         return Ok(());
     }
-    // The folder is locked until it is removed.
-    let (_lock, unfinished) =
-        atomic::unfinished_folder(folder).map_err(Error::io("create a folder in", folder))?;
+    let unfinished = atomic::unfinished_folder(folder).map_err(Error::io("create a folder in", folder))?;
     let mut progress = |done, total| observe(FetchEvent::Unpacked { file: &file, done, total });
     let contents = archive::unpack(&file, unfinished.path(), &mut progress)?;
     if contents.left_out > 0 {

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     files::folder_of,
-    text::{few, on_one_line},
+    text::{few, on_one_line, shown},
 };
 
 pub(super) const LAYOUT: Layout = Layout {
@@ -107,8 +107,7 @@ fn open(path: &Path, wanted: Wanted) -> Result<Part> {
         let labels = labels_of(&labels_file)?;
         if labels.len() != form.count {
             let (labels, images) = (labels.len(), form.count);
-            let reason =
-                format!("it has {labels} labels, but `{}` has {images} images", images_file.display());
+            let reason = format!("it has {labels} labels, but `{}` has {images} images", shown(&images_file));
             return Err(broken(&labels_file)(reason));
         }
         // A class may be missing in one of the splits.

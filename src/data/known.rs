@@ -11,7 +11,7 @@ use super::{Dataset, Degradation, OTHER_CLASSES, Protocol, Split, UnknownSet};
 use crate::{
     error::{Error, Result},
     image::Input,
-    text::{composed, few, first_few, on_one_line},
+    text::{composed, few, first_few, on_one_line, shown},
 };
 
 /// The data set of the known classes.
@@ -146,9 +146,9 @@ impl KnownData {
         if test.given().any(|set| set.images.lies_in(&self.path)) {
             match self.training(input) {
                 Ok(training) => test.check_apart_from(&training)?,
-                Err(error) if error.is_of_the_system() => return Err(error),
-                // There may be no training images.
-                Err(_) => {}
+                // There may be no training images, or too few classes.
+                Err(error) if is_of_missing(&error) || matches!(error, Error::Setting { .. }) => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(test)
@@ -192,7 +192,11 @@ impl KnownData {
         if self.unknown_classes.iter().any(lacks) {
             // A class may have images in one split only.
             let other = Dataset::known(&self.path, split.other(), input);
-            let of_other = other.map_or_else(|_| Vec::new(), |other| other.classes);
+            let of_other = match other {
+                Ok(other) => other.classes,
+                Err(error) if is_of_missing(&error) => Vec::new(),
+                Err(error) => return Err(error),
+            };
             let classes = images.classes().iter().cloned().chain(of_other.into_iter().filter(lacks));
             self.check_unknown_classes(&classes.collect::<Vec<_>>())?;
         }
@@ -205,7 +209,7 @@ impl KnownData {
             None => Ok(()),
             Some(name) => {
                 let classes = few(classes.iter().map(String::as_str));
-                let reason = format!("must be a class of `{}`: {classes}", self.path.display());
+                let reason = format!("must be a class of `{}`: {classes}", shown(&self.path));
                 Err(Error::setting("unknown class", format!("`{}`", on_one_line(name)), reason))
             }
         }
@@ -266,6 +270,14 @@ struct ByClass {
     /// The other classes, and their images; without any, there is no set of them.
     other_classes: Vec<String>,
     others: Option<Dataset>,
+}
+
+/// Whether an error says that images of a split are not there.
+fn is_of_missing(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::NoSplit { .. } | Error::Undivided { .. } | Error::NoLayout { .. } | Error::NoImages { .. }
+    )
 }
 
 #[cfg(test)]

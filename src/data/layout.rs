@@ -10,6 +10,7 @@ use crate::{
     error::{Error, Result},
     files::kind,
     image::has_extension,
+    text::shown,
 };
 
 /// A value, or the reason why there is none.
@@ -79,13 +80,13 @@ impl<T> Splits<T> {
     ///
     /// # Errors
     /// [`Error::Undivided`] if the wanted known images can be had by holding out a share; [`Error::Setting`]
-    /// if a share is to be held out although there are test images; [`Error::Dataset`] if the images are
+    /// if a share is to be held out although there are test images; [`Error::NoSplit`] if the images are
     /// missing.
     pub fn choose(self, wanted: Wanted, path: &Path, found: impl FnOnce() -> String) -> Result<T> {
         let split = match wanted {
             Wanted::Known(split) | Wanted::Unknown(split) => split,
             Wanted::Divided(share) if self.test.is_some() => {
-                let reason = format!("`{}` has a test split of its own", path.display());
+                let reason = format!("`{}` has a test split of its own", shown(path));
                 return Err(Error::setting("held-out test", share, reason));
             }
             Wanted::Divided(_) => Split::Train,
@@ -102,10 +103,7 @@ impl<T> Splits<T> {
             }
             (_, None, None, Some(all)) => Ok(all),
             (Wanted::Known(Split::Test), None, Some(_), _) => Err(Error::Undivided { path, found: found() }),
-            _ => {
-                let reason = format!("it has {}, but no {split} images", found());
-                Err(Error::Dataset { path, reason })
-            }
+            _ => Err(Error::NoSplit { path, split: split.to_string(), found: found() }),
         }
     }
 }
@@ -196,7 +194,7 @@ pub(super) fn open(path: &Path, wanted: Wanted) -> Result<Part> {
         }
         several => {
             let name = |(layout, root): &(&Layout, PathBuf)| match root.strip_prefix(path) {
-                Ok(rest) if !rest.as_os_str().is_empty() => format!("`{}`", rest.display()),
+                Ok(rest) if !rest.as_os_str().is_empty() => format!("`{}`", shown(rest)),
                 _ => layout.about.to_owned(),
             };
             let names: Vec<String> = several.iter().map(name).collect();
@@ -212,11 +210,11 @@ fn beside(path: &Path, root: &Path, wanted: Wanted) -> Option<String> {
     if wanted.is_known() {
         let splits = [Split::Train, Split::Test].into_iter().flat_map(|split| folder::splits(path, split));
         let mut others = splits.filter(|split| root != path && split != root);
-        return others.next().map(|split| format!("class folders in `{}`", split.display()));
+        return others.next().map(|split| format!("class folders in `{}`", shown(&split)));
     }
     let entries = folder::entries(path).ok()?;
     let image = entries.into_iter().find(|entry| has_extension(entry) && entry.is_file())?;
-    Some(format!("images such as `{}`", image.display()))
+    Some(format!("images such as `{}`", shown(&image)))
 }
 
 /// The names in a text file, one per line, if there is one. Empty lines are skipped.

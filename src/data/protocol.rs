@@ -3,7 +3,10 @@
 use std::{fmt, str::FromStr};
 
 use super::Dataset;
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    text::shown,
+};
 
 /// One trial of a protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +47,7 @@ impl Protocol {
         if found == CLASSES {
             Ok(self.known)
         } else {
-            let reason = format!("needs {CLASSES} classes, `{}` has {found}", images.origin.display());
+            let reason = format!("needs {CLASSES} classes, `{}` has {found}", shown(&images.origin));
             Err(Error::setting("protocol", self, reason))
         }
     }

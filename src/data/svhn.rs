@@ -139,6 +139,9 @@ fn read_from(mut file: BufReader<File>, size: u64) -> Reasoned<Matrices> {
                 if kind == MATRIX {
                     element.matrix(&mut found)?;
                 }
+                // The checksum comes last.
+                let rest = std::io::copy(&mut reader.take(most), &mut std::io::sink());
+                rest.map_err(|error| format!("an element cannot be read: {error}"))?;
             }
             _ => (),
         }
@@ -179,8 +182,9 @@ impl<R: Read> Element<'_, R> {
             }
             length => (word & 0xffff, length as usize, 4),
         };
-        if length > longest.min(field) {
-            return Err(format!("an element has {length} bytes, expected at most {longest}"));
+        let most = longest.min(field);
+        if length > most {
+            return Err(format!("an element has {length} bytes, expected at most {most}"));
         }
         let bytes = arrays::read(self.reader, length, self.most)?;
         // The last element may lack its padding.
@@ -344,6 +348,10 @@ mod tests {
         let three = matrix("y", &[3, 1], &element(UINT_8, &[1, 2, 3]));
         assert!(error(&[&images(), &three]).contains("3 labels for 2 images"));
         assert!(error(&[&images()[..60]]).contains("truncated: an element of"));
+        let mut flipped = compressed(&images());
+        *flipped.last_mut().unwrap() ^= 1;
+        let damaged = error(&[&flipped, &labels(&[1, 2])]);
+        assert!(damaged.contains("corrupt deflate stream"), "{damaged}");
         for (shape, reason) in [
             ([2, 2, 1, 2], "matrix `X` has shape [2, 2, 1, 2], expected [32, 32, 3, N]"),
             ([2, 2, 3, 0], "matrix `X` has shape"),

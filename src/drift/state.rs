@@ -13,6 +13,7 @@ use super::Monitor;
 use crate::{
     error::{Error, Result},
     files::{atomic, check_writable, destination},
+    text::path_text,
 };
 
 /// The format version that is written, and the newest that is read.
@@ -155,7 +156,7 @@ fn resume(path: &Path, bytes: &[u8], origin: &StreamOrigin, monitor: &mut Monito
     };
     let Version { format_version } = serde_json::from_slice(bytes).map_err(|error| damaged(&error))?;
     if format_version > FORMAT_VERSION {
-        let origin = path.display().to_string();
+        let origin = path_text(path);
         return Err(Error::FormatVersion { origin, found: format_version, supported: FORMAT_VERSION });
     }
     let state: State = serde_json::from_slice(bytes).map_err(|error| damaged(&error))?;

@@ -12,7 +12,7 @@ use crate::{
         InputForm,
         file::{FEATURES, LOGIT_MAP, ModelFile, P_VALUE, UNKNOWN_AT},
     },
-    text::on_one_line,
+    text::{on_one_line, path_text, shown},
 };
 
 /// The maximum batch size on Triton.
@@ -48,8 +48,8 @@ pub fn publish(model: &Path, repository: &Path) -> Result<Published> {
 /// # Errors
 /// Those of [`publish`].
 pub fn publish_version(model: &Path, of: &Path, repository: &Path) -> Result<Published> {
-    let bytes = fs::read(model).map_err(Error::io("read", model))?;
-    let (file, _) = ModelFile::parse(&bytes[..], &model.display().to_string())?;
+    let bytes = crate::model::read(model)?;
+    let (file, _) = ModelFile::parse(&bytes[..], &path_text(model))?;
     let name = name(of);
     let folder = repository.join(&name);
     let labels: String = file.manifest.decision.classes.iter().map(|name| on_one_line(name) + "\n").collect();
@@ -62,7 +62,7 @@ pub fn publish_version(model: &Path, of: &Path, repository: &Path) -> Result<Pub
         is_stale(&config_file, |earlier| !earlier.contains(&interface))?,
     ];
     if stale.contains(&true) && !is_first {
-        let reason = format!("`{}` has versions with other classes, inputs or outputs", folder.display());
+        let reason = format!("`{}` has versions with other classes, inputs or outputs", shown(&folder));
         return Err(Error::setting("model of the repository", format!("`{name}`"), reason));
     }
     fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
@@ -71,8 +71,7 @@ pub fn publish_version(model: &Path, of: &Path, repository: &Path) -> Result<Pub
         atomic::write(&service_file, service(&name).as_bytes())?;
     }
     atomic::remove_unfinished(&folder);
-    let (_lock, new) =
-        atomic::unfinished_folder(&folder).map_err(Error::io("create a folder in", &folder))?;
+    let new = atomic::unfinished_folder(&folder).map_err(Error::io("create a folder in", &folder))?;
     atomic::write(&new.path().join("model.onnx"), &bytes)?;
     let files = [(&labels_file, labels), (&config_file, head + &interface + &rest)];
     for ((path, text), is_stale) in files.into_iter().zip(stale) {

@@ -11,7 +11,10 @@ use std::{
 
 use tempfile::{Builder, NamedTempFile};
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    text::shown,
+};
 
 /// The prefix of the names of incomplete files and folders.
 const UNFINISHED: &str = ".unfinished-";
@@ -122,7 +125,7 @@ pub fn check_writable_folder(folder: &Path) -> Result<()> {
     let existing = folder.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("."));
     let check = || {
         if !existing.is_dir() {
-            let reason = format!("`{}` is not a folder", existing.display());
+            let reason = format!("`{}` is not a folder", shown(existing));
             return Err(io::Error::new(io::ErrorKind::NotADirectory, reason));
         }
         try_out(existing)
@@ -207,17 +210,31 @@ fn unfinished(folder: &Path) -> io::Result<NamedTempFile> {
     }
 }
 
-/// A new folder with a temporary name, which is removed unless it is renamed. The file is its lock, which is to be dropped
-/// after it.
+/// A folder with a temporary name, which is removed unless it is renamed, and is locked until then.
 #[cfg(feature = "files")]
-pub fn unfinished_folder(within: &Path) -> io::Result<(Option<File>, tempfile::TempDir)> {
+pub struct UnfinishedFolder {
+    // Dropped in this order.
+    folder: tempfile::TempDir,
+    _lock: Option<File>,
+}
+
+#[cfg(feature = "files")]
+impl UnfinishedFolder {
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+/// Creates a folder with a temporary name.
+#[cfg(feature = "files")]
+pub fn unfinished_folder(within: &Path) -> io::Result<UnfinishedFolder> {
     loop {
         let folder = Builder::new().prefix(UNFINISHED).rand_bytes(RANDOM).tempdir_in(within)?;
         // Only Unix can open folders.
         let opened = File::open(folder.path()).ok();
         opened.iter().for_each(lock);
         if folder.path().exists() {
-            return Ok((opened, folder));
+            return Ok(UnfinishedFolder { folder, _lock: opened });
         }
     }
 }

@@ -10,7 +10,10 @@ use ndarray::{ArrayD, IxDyn, ShapeBuilder};
 use npyz::{AutoSerialize, Deserialize, NpyFile, Order, WriterBuilder};
 use zip::{CompressionMethod, ZipArchive, ZipWriter, result::ZipError, write::SimpleFileOptions};
 
-use super::npy::{self, Refusal};
+use super::{
+    checksum::BUFFER,
+    npy::{self, Refusal},
+};
 
 /// The maximum number of values of an array that is read into memory, 1 GiB.
 const MAX_IN_MEMORY: u64 = 1 << 27;
@@ -40,7 +43,7 @@ impl<'a> Array<'a> {
             Err(ZipError::FileNotFound) => return Ok(None),
             entry => entry.map_err(|error| error.to_string())?,
         };
-        let entry = ToEnd { left: entry.size(), entry };
+        let entry = BufReader::with_capacity(BUFFER, ToEnd { left: entry.size(), entry });
         let file = npy::open(entry).map_err(|refusal| match refusal {
             Refusal::Broken(error) => error.to_string(),
             Refusal::Unfit(reason) => format!("array `{name}` {reason}"),

@@ -66,16 +66,16 @@ pub(super) fn reason(error: impl Display) -> Reason {
 
 /// Checks the size of an image before memory is reserved for it.
 pub(super) fn check_size((width, height): (u32, u32), bytes_per_pixel: u64) -> Result<(), Reason> {
-    match u64::from(width) * u64::from(height) * bytes_per_pixel {
-        0 => Err("it has no pixels".to_owned()),
-        _ if width > MAX_SIDE || height > MAX_SIDE => {
-            Err(format!("its {width} x {height} pixels are more than {MAX_SIDE} a side"))
-        }
-        size if size > MAX_BYTES => {
-            Err(format!("its {width} x {height} pixels take more than {} MiB", MAX_BYTES >> 20))
-        }
-        _ => Ok(()),
+    if width == 0 || height == 0 {
+        return Err("it has no pixels".to_owned());
     }
+    if width > MAX_SIDE || height > MAX_SIDE {
+        return Err(format!("its {width} x {height} pixels are more than {MAX_SIDE} a side"));
+    }
+    if u64::from(width) * u64::from(height) * bytes_per_pixel > MAX_BYTES {
+        return Err(format!("its {width} x {height} pixels take more than {} MiB", MAX_BYTES >> 20));
+    }
+    Ok(())
 }
 
 /// The pixels that a file of any length may hold, and those per byte of its length. Deflate, the best

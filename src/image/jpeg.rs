@@ -28,7 +28,7 @@ impl<'a> Header<'a> {
             let body = bytes.get(at + 4..at + length).unwrap_or_default();
             match marker {
                 0xda => {
-                    let is_whole = bytes[at..].windows(2).any(|pair| pair == [0xff, 0xd9]);
+                    let is_whole = bytes[at..].windows(2).rev().any(|pair| pair == [0xff, 0xd9]);
                     return is_whole.then_some(header).ok_or_else(truncated);
                 }
                 // Frame markers, except the table markers in their range.

@@ -181,6 +181,9 @@ pub(super) fn planes(image: &RgbImage, input: &Input) -> Vec<u8> {
     }
     let region = Region::whole(image);
     let axes = axes((region.height, region.width), input);
+    if is_unchanged((region.height, region.width), input) {
+        return (0..3).flat_map(|channel| image.as_raw()[channel..].iter().step_by(3).copied()).collect();
+    }
     // Only padding stays visible.
     let mut planes = fill(input).map(|byte| vec![byte; height * width]).concat();
     resample(image, region, axes, input.resize.filter, (height, width), &mut planes);
@@ -402,6 +405,10 @@ mod tests {
             });
             let bytes: Vec<u8> = (0..3).flat_map(|at| image.pixels().map(move |pixel| pixel[at])).collect();
             assert_eq!(planes(&image, &input) == bytes, expected, "{fit:?} {size:?}");
+            let mut resampled = fill(&input).map(|byte| vec![byte; 8 * 9]).concat();
+            let axes = axes(size, &input);
+            resample(&image, Region::whole(&image), axes, Filter::Bicubic, (8, 9), &mut resampled);
+            assert_eq!(planes(&image, &input), resampled, "{fit:?} {size:?}");
         }
     }
 
@@ -413,7 +420,13 @@ mod tests {
                 resize: Resize { fit: Fit::Crop { share }, filter: Filter::Bicubic },
                 ..Input::of_size(4, 4)
             };
-            assert_eq!(planes(&image, &input).len(), 48, "{share}");
+            let planes = planes(&image, &input);
+            let (pads, kept) = (!(0.0..=1.0).contains(&share), [7, fill(&input)[0]]);
+            assert!(
+                planes.iter().all(|byte| *byte == 7 || pads && kept.contains(byte)),
+                "{share} {planes:?}"
+            );
+            assert_eq!(planes.len(), 48, "{share}");
         }
     }
 

@@ -101,7 +101,10 @@ impl LogitScore {
     /// If the two differ in N.
     #[must_use]
     pub fn rejection(self, logits: ArrayView2<f32>, distances: ArrayView2<f32>) -> Array1<f32> {
-        let greatest = |values: &ArrayView1<f32>| values.fold(f32::NEG_INFINITY, |most, &v| most.max(v));
+        // NaN stays NaN, where `f32::max` would drop it and make an image known.
+        let greatest = |values: &ArrayView1<f32>| {
+            values.fold(f32::NEG_INFINITY, |most, &v| if v.is_nan() || v > most { v } else { most })
+        };
         let least = |values: &ArrayView1<f32>| values.fold(f32::INFINITY, |least, &v| least.min(v));
         // The sum of exponentials relative to the largest; at least 1.
         let exponentials = |z: &ArrayView1<f32>, most: f32| z.fold(0.0, |sum, z| sum + (z - most).exp());
@@ -133,7 +136,7 @@ fn product(d: Array1<f32>) -> Array1<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::method::{Anchors, nearest};
+    use crate::method::{self, Anchors, nearest};
     use ndarray::{Array2, arr2, array};
 
     #[test]
@@ -146,6 +149,17 @@ mod tests {
         assert_eq!(LogitScore::Cac.rejection(z.view(), d.view()), array![0.0]);
         assert_eq!(LogitScore::MinDistance.rejection(z.view(), d.view()), array![0.0]);
         assert!((LogitScore::PytorchOod.rejection(z.view(), d.view())[0] + 200.0).abs() < 1e-4);
+    }
+
+    #[test]
+    fn nan_does_not_become_known() {
+        for z in [[f32::NAN, 9.0, 0.0], [9.0, f32::NAN, 0.0], [0.0, 9.0, f32::NAN]] {
+            let d = arr2(&[[f32::NAN; 3]]);
+            for score in LogitScore::ALL {
+                let found = score.rejection(arr2(&[z]).view(), d.view())[0];
+                assert!(method::is_unknown(found, 0.0), "{score}: {found}");
+            }
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::{
     error::Result,
     files::sha256,
     method::{AnchorKind, Anchors, LastLayer},
-    text::on_one_line,
+    text::{on_one_line, path_text},
 };
 
 /// The contents of a model file.
@@ -58,7 +58,7 @@ impl Inspection {
     /// # Errors
     /// Those of [`read`](super::read) and [`of`](Self::of).
     pub fn open(path: &Path) -> Result<Self> {
-        Self::of(&super::read(path)?, &path.display().to_string())
+        Self::of(&super::read(path)?, &path_text(path))
     }
 
     /// Inspects a model in memory; `origin` names it in errors.

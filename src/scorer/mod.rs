@@ -28,13 +28,14 @@ use crate::{
     image::{Frame, RgbImage},
     method,
     model::{self, Decision, Manifest, file::ModelFile},
+    text::path_text,
 };
 
 /// The preferred batch of a runtime that resizes, whose images may be large; with more threads, it is their
 /// number.
 const ORIGINALS: usize = 8;
-/// The maximum bytes of the images of a preferred batch.
-const BATCH_BYTES: usize = 64 << 20;
+/// The maximum number of values of the images of a preferred batch.
+const BATCH_VALUES: usize = 64 << 20;
 
 /// A model that is ready to score.
 ///
@@ -83,7 +84,7 @@ impl Scorer {
     /// [`Error::Io`], and those of [`from_bytes`](Self::from_bytes), with the path.
     pub fn open(path: impl AsRef<Path>, provider: Provider) -> Result<Self> {
         let path = path.as_ref();
-        Self::new(model::read(path)?, &path.display().to_string(), provider, false)
+        Self::new(model::read(path)?, &path_text(path), provider, false)
     }
 
     /// Reads a model from memory.
@@ -238,7 +239,7 @@ impl Scorer {
             #[cfg(feature = "onnxruntime")]
             Runtime::OnnxRuntime(runtime) => runtime.preferred_batch(),
         };
-        let batch = batch.min(BATCH_BYTES / self.decision().input.values()).max(1);
+        let batch = batch.min(BATCH_VALUES / self.decision().input.values()).max(1);
         // Then a fixed batch needs no padding.
         batch.next_multiple_of(self.file.batch.unwrap_or(1))
     }

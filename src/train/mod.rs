@@ -37,6 +37,7 @@ use crate::{
     method::{AnchorKind, LogitScore, Loss, Variant},
     report::Report,
     run::{BatchNorm, Device, Recipe},
+    text::shown,
 };
 pub use batches::{Batch, Batches, Images};
 pub use session::{resume, train};
@@ -203,7 +204,7 @@ impl TrainSettings {
         let known = Some(self.known.path.as_path());
         let paths = [known, self.data.given(), self.recipe.outliers.folder(), backbone];
         if let Some(path) = paths.into_iter().flatten().find(|path| path.to_str().is_none()) {
-            return Err(Error::setting("path", path.display(), "must be UTF-8, because the run records it"));
+            return Err(Error::setting("path", shown(path), "must be UTF-8, because the run records it"));
         }
         // The number of classes does not affect the check.
         self.architecture.layers(2, self.input.height, self.input.width).map(drop)

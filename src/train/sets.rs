@@ -16,6 +16,7 @@ use crate::{
     files::checksum,
     image::DifferenceHash,
     run::{Augment, Recipe},
+    text::shown,
 };
 
 /// Images read between progress checks.
@@ -69,7 +70,7 @@ impl Sets {
                 let tests = unknown_tests.iter().map(|set| &set.images);
                 if tests.chain([&known, &known_test]).any(|other| outliers.shares_images_with(other)) {
                     let reason = "holds known or test images";
-                    return Err(Error::setting("outliers", format!("`{}`", folder.display()), reason));
+                    return Err(Error::setting("outliers", format!("`{}`", shown(folder)), reason));
                 }
                 Some(outliers)
             }

@@ -11,6 +11,7 @@ use super::{TrainSettings, log::Lengths, record::Lineage};
 use crate::{
     error::{Error, Result},
     run::RunFolder,
+    text::shown,
     weights::Weights,
 };
 
@@ -111,9 +112,9 @@ impl State {
         let file = run.resolved();
         match settings {
             Some(Ok(settings)) if *settings != state.settings => {
-                Err(broken(format!("it has other settings than `{}`", file.display())))
+                Err(broken(format!("it has other settings than `{}`", shown(&file))))
             }
-            Some(Err(error)) => Err(broken(format!("`{}` cannot be read: {error}", file.display()))),
+            Some(Err(error)) => Err(broken(format!("`{}` cannot be read: {error}", shown(&file)))),
             Some(Ok(_)) | None => Ok((state, tensors)),
         }
     }

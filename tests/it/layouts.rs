@@ -102,7 +102,7 @@ fn assert_training_only(place: &Path, is_grey: bool, found: &str) {
 /// Checks a place with only test images, none of which are used for training.
 fn assert_test_only(place: &Path, found: &str) {
     let error = known(place, Split::Train).unwrap_err();
-    assert!(matches!(&error, Error::Dataset { .. }), "{error}");
+    assert!(matches!(&error, Error::NoSplit { .. }), "{error}");
     assert!(error.to_string().ends_with(&format!("it has {found}, but no training images")), "{error}");
     let error = Dataset::divided(place, 0.5, &Input::of_size(SIDE, SIDE)).unwrap_err();
     assert!(error.to_string().contains("has a test split of its own"), "{error}");

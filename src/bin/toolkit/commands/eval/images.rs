@@ -185,7 +185,7 @@ impl<'a> Source<'a> {
         };
         let images = match open(&self.data) {
             Err(error)
-                if matches!(error.downcast_ref(), Some(Error::Undivided { .. } | Error::Dataset { .. }))
+                if matches!(error.downcast_ref(), Some(Error::Undivided { .. } | Error::NoSplit { .. }))
                     && args.known.is_some() =>
             {
                 let recorded = manifest.history.training.as_ref().and_then(Training::known_data);
