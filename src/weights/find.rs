@@ -122,6 +122,7 @@ pub(super) fn last_layer(weights: &Weights, prefix: &str, network: &Recognized) 
 
 /// The tensors outside of the network with this prefix that may belong to the same model, such as a further layer:
 /// not those of other networks, nor of optimisers.
+#[cfg(feature = "export")]
 pub(crate) fn outside<'a>(weights: &'a Weights, prefix: &str) -> Vec<&'a str> {
     let networks = prefixes(weights);
     let is_of_network = |name: &str| {
