@@ -204,7 +204,7 @@ impl KnownData {
     }
 
     fn check_unknown_classes(&self, classes: &[String]) -> Result<()> {
-        let is_absent = |name: &&String| !classes.iter().any(|class| composed(class) == **name);
+        let is_absent = |name: &&String| !classes.contains(*name);
         match self.unknown_classes.iter().find(is_absent) {
             None => Ok(()),
             Some(name) => {
@@ -227,7 +227,7 @@ impl KnownData {
         let classes = images.classes();
         let is_known = |class: &usize| {
             of_protocol.is_none_or(|known| known.contains(class))
-                && !self.unknown_classes.contains(&composed(&classes[*class]))
+                && !self.unknown_classes.contains(&classes[*class])
         };
         let (known, others): (Vec<usize>, Vec<usize>) = (0..classes.len()).partition(is_known);
         let other_classes = others.into_iter().map(|class| classes[class].clone()).collect();

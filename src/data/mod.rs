@@ -41,7 +41,7 @@ pub use crate::files::download::FetchEvent;
 use crate::{
     error::{Error, Result},
     image::Input,
-    text::{few, on_one_line, path_text},
+    text::{composed, few, on_one_line, path_text},
 };
 use arrays::Arrays;
 pub use catalog::{DataFolder, Download, PublishedSet, Role, SETS};
@@ -184,6 +184,8 @@ impl Dataset {
 
     fn with_classes(path: &Path, wanted: Wanted, input: &Input) -> Result<Self> {
         let Part { classes, labels, source, left_out } = layout::open(path, wanted)?;
+        // As a model has them.
+        let classes: Vec<String> = classes.iter().map(|name| composed(name)).collect();
         let unusable = |reason| Err(Error::Dataset { path: path.to_owned(), reason });
         if classes.len() < 2 {
             return unusable(format!("it has {} classes, expected at least 2", classes.len()));

@@ -424,6 +424,18 @@ mod tests {
     }
 
     #[test]
+    fn names_of_classes_have_one_form() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("data.npz");
+        let (images, labels) = (npy("|u1", "2, 2, 2", &[7; 8]), npy("|u1", "2,", &[0, 1]));
+        fs::write(&path, npz(&[("images.npy", images), ("labels.npy", labels)])).unwrap();
+        let (whole, apart) = ("H\u{fc}te", "Hu\u{308}te");
+        fs::write(folder.path().join("classes.txt"), format!("{apart}\nant\n")).unwrap();
+        let images = Dataset::known(&path, Split::Test, &Input::of_size(2, 2)).unwrap();
+        assert_eq!(images.classes(), [whole, "ant"]);
+    }
+
+    #[test]
     fn archives_that_do_not_fit_are_errors() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("data.npz");

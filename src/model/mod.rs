@@ -107,7 +107,8 @@ const MAX_FILE: u64 = 2 << 30;
 pub fn read(path: &std::path::Path) -> Result<Bytes> {
     let bytes = read_at_most(path, MAX_FILE).map_err(Error::io("read", path))?;
     let reason = || format!("it is longer than {MAX_FILE} bytes");
-    let bytes = bytes.ok_or_else(|| Error::Model { origin: crate::text::path_text(path), reason: reason() })?;
+    let bytes =
+        bytes.ok_or_else(|| Error::Model { origin: crate::text::path_text(path), reason: reason() })?;
     Ok(bytes.into())
 }
 
