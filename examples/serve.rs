@@ -178,26 +178,22 @@ fn begin(
         Err(cac::Error::NoHeldOutScores) if state.is_none() => None,
         monitor => Some(monitor?),
     };
+    let Some(mut monitor) = monitor else { return Ok((None, None)) };
     let doubt = scorer.doubt_of_held_out();
-    if let Some(doubt) = doubt.filter(|_| monitor.is_some()) {
+    if doubt.is_some() {
+        monitor.withdraw_guarantee();
+    }
+    let mut file = None;
+    if let Some(path) = state {
+        let origin = StreamOrigin { model, score: decision.score.to_string() };
+        let (opened, resumed) = StateFile::open(path, origin, monitor)?;
+        (file, monitor) = (Some(opened), resumed);
+    }
+    if !monitor.status().guaranteed {
+        let doubt = doubt.unwrap_or("earlier images of the stream were scored on another provider");
         eprintln!("the probability of a false alarm of drift has no bound: {doubt}");
     }
-    match (monitor, state) {
-        (Some(monitor), Some(path)) => {
-            let origin = StreamOrigin { model, score: decision.score.to_string() };
-            let (file, mut monitor) = StateFile::open(path, origin, monitor)?;
-            if doubt.is_some() {
-                monitor.withdraw_guarantee();
-            }
-            Ok((Some(monitor), Some(file)))
-        }
-        (mut monitor, _) => {
-            if let (Some(monitor), Some(_)) = (&mut monitor, doubt) {
-                monitor.withdraw_guarantee();
-            }
-            Ok((monitor, None))
-        }
-    }
+    Ok((Some(monitor), file))
 }
 
 /// Completes on SIGTERM or Ctrl-C. The next such signal ends the program.

@@ -265,7 +265,13 @@ pub enum Error {
         /// How it is damaged.
         reason: String,
     },
-    /// Another process has the state of a stream of scores open, or has written it in the meantime.
+    /// Another process has written the state of a stream of scores in the meantime.
+    #[error("`{}` has changed since it was opened", shown(path))]
+    StateChanged {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Another process has the state of a stream of scores open.
     #[error("`{}` is in use by another process", shown(path))]
     StateInUse {
         /// The file.
@@ -454,6 +460,15 @@ impl Error {
             _ => None,
         };
         cfg!(unix) && code.is_some_and(|code| CODES.contains(&code))
+    }
+
+    /// Whether images that were asked for are not there, as those of a split, in a data set without a fault.
+    #[must_use]
+    pub fn is_of_missing_images(&self) -> bool {
+        matches!(
+            self,
+            Self::NoSplit { .. } | Self::Undivided { .. } | Self::NoLayout { .. } | Self::NoImages { .. }
+        )
     }
 
     /// An invalid setting: its name, its value as the user wrote it, and the accepted values.

@@ -15,6 +15,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 
 import onnx
 import torch
@@ -22,7 +23,9 @@ from torch import Tensor, nn
 
 # The length of the anchors. It changes the distances alone: the nearest anchor is that of the largest logit.
 MAGNITUDE = 10.0
+FITS = ("crop", "pad", "stretch")
 FILTERS = ("bilinear", "bicubic")
+SIZES = range(8, 4097)
 
 
 class OpenSet(nn.Module):
@@ -57,7 +60,7 @@ def write(
     """Writes a network that maps normalised images, RGB `[N, 3, height, width]`, to logits `[N, C]`. `classes` are in
     the order of the logits. `resize` is that of `cac.input`, for example
     `{"fit": "crop", "share": 0.875, "filter": "bicubic"}`. Raises ValueError if the toolkit would refuse the file."""
-    check_settings(classes, mean, std, resize)
+    check_settings(classes, size, mean, std, resize)
     height, width = size
     network = network.eval()
     with torch.no_grad():
@@ -86,19 +89,26 @@ def write(
 
 
 def check_settings(
-    classes: Sequence[str], mean: Sequence[float], std: Sequence[float], resize: dict[str, str | float]
+    classes: Sequence[str],
+    size: tuple[int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    resize: dict[str, str | float],
 ) -> None:
     """Raises ValueError for what the toolkit refuses in a model file."""
     if len(classes) < 2:
         raise ValueError(f"{len(classes)} classes, expected two or more")
-    if len(set(classes)) < len(classes) or "" in classes or "unknown" in classes:
+    if len(set(classes)) < len(classes) or {name.strip().lower() for name in classes} & {"", "unknown"}:
         raise ValueError("the names of the classes must differ, and none may be empty or `unknown`")
-    if not all(0 <= value <= 1 for value in mean) or not all(0 < value <= 1 for value in std):
+    if not all(side in SIZES for side in size):
+        raise ValueError(f"size {size[0]} x {size[1]}: must be {SIZES[0]} to {SIZES[-1]} pixels")
+    is_rgb = len(mean) == len(std) == 3
+    if not is_rgb or not all(0 <= value <= 1 for value in mean) or not all(0 < value <= 1 for value in std):
         raise ValueError(f"mean {list(mean)}, std {list(std)}: they are those of pixels in 0 to 1, for red, green and blue")
-    if resize["filter"] not in FILTERS:
-        raise ValueError(f"filter {resize['filter']}: must be one of {', '.join(FILTERS)}")
-    if not 0 < resize.get("share", 1) <= 1:
-        raise ValueError(f"share {resize['share']}: must be above 0, at most 1")
+    if resize.get("fit") not in FITS or resize.get("filter") not in FILTERS:
+        raise ValueError(f"resize {resize}: `fit` is one of {', '.join(FITS)}, `filter` one of {', '.join(FILTERS)}")
+    if (resize["fit"] == "crop") != ("share" in resize) or not 0 < resize.get("share", 1) <= 1:
+        raise ValueError(f"resize {resize}: `crop` alone has a `share`, above 0, at most 1")
 
 
 def state_dict(path: Path) -> dict[str, Tensor]:
@@ -136,20 +146,26 @@ def main() -> None:
     args = parser.parse_args()
     if (args.weights is None) != (args.count is None):
         parser.error("give both --weights and --count, or neither: the published weights have their own classes")
-    network = timm.create_model(args.network, pretrained=args.weights is None, num_classes=args.count)
+    settings = {"pretrained": args.weights is None, "num_classes": args.count}
+    try:
+        # Transformers are made for one size.
+        network = timm.create_model(args.network, img_size=args.size, **settings)
+    except TypeError:
+        network = timm.create_model(args.network, **settings)
     if args.weights:
         try:
             network.load_state_dict(state_dict(args.weights))
+        except UnpicklingError:
+            parser.error(f"{args.weights}: it holds more than tensors, or is damaged: save the state dict alone")
         except (OSError, RuntimeError) as error:
-            lines = str(error).splitlines()
-            parser.error(f"{args.weights}: {lines[0]}{lines[1] if len(lines) > 1 else ''}"[:400])
+            parser.error(f"{args.weights}: {' '.join(str(error).split())[:400]}")
     data = timm.data.resolve_model_data_config(network)
     names = [str(number) for number in range(network.num_classes)]
     if args.classes:
         try:
             names = args.classes.read_text(encoding="utf-8").splitlines()
-        except OSError as error:
-            parser.error(str(error))
+        except (OSError, UnicodeDecodeError) as error:
+            parser.error(f"{args.classes}: {error}")
     resize = args.resize
     if resize is None:
         match data["crop_mode"], data["crop_pct"]:
@@ -160,7 +176,7 @@ def main() -> None:
             case mode, share:
                 cannot = f"fits images by `{mode}` with {share}, which a model file cannot state"
                 parser.error(f"{args.network} {cannot}: give --resize")
-    size = (args.size, args.size) if args.size else tuple(data["input_size"][1:])
+    size = tuple(data["input_size"][1:]) if args.size is None else (args.size, args.size)
     mean, std = args.mean or data["mean"], args.std or data["std"]
     print(f"images: {size[0]} x {size[1]}, {json.dumps(resize)}, mean {list(mean)}, std {list(std)}")
     try:

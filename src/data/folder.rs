@@ -211,18 +211,13 @@ pub fn images_below(folder: &Path) -> Result<Listing> {
             return Ok(());
         }
         for path in entries(folder)? {
-            if path.is_dir() {
-                collect(&path, seen, listing)?;
-            } else if path.metadata().is_ok_and(|file| !file.is_file()) {
+            match path.metadata() {
+                Ok(entry) if entry.is_dir() => collect(&path, seen, listing)?,
                 // A pipe or a device.
-                continue;
-            } else {
+                Ok(entry) if !entry.is_file() => {}
                 // A broken link counts too: its image cannot be read.
-                if has_extension(&path) {
-                    listing.files.push(path);
-                } else {
-                    *listing.left_out.entry(extension(&path)).or_default() += 1;
-                }
+                _ if has_extension(&path) => listing.files.push(path),
+                _ => *listing.left_out.entry(extension(&path)).or_default() += 1,
             }
         }
         Ok(())

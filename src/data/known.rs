@@ -144,10 +144,13 @@ impl KnownData {
         };
         let test = self.with_unknown(images, unknown, input)?;
         if test.given().any(|set| set.images.lies_in(&self.path)) {
-            match self.training(input) {
-                Ok(training) => test.check_apart_from(&training)?,
-                // There may be no training images, or too few classes.
-                Err(error) if is_of_missing(&error) || matches!(error, Error::Setting { .. }) => {}
+            let training = match self.held_out_test {
+                Some(share) => self.divided(share, input).map(|(training, _)| training),
+                None => self.split(Split::Train, input),
+            };
+            match training {
+                Ok(training) => test.check_apart_from(&training.known)?,
+                Err(error) if error.is_of_missing_images() => {}
                 Err(error) => return Err(error),
             }
         }
@@ -194,7 +197,7 @@ impl KnownData {
             let other = Dataset::known(&self.path, split.other(), input);
             let of_other = match other {
                 Ok(other) => other.classes,
-                Err(error) if is_of_missing(&error) => Vec::new(),
+                Err(error) if error.is_of_missing_images() => Vec::new(),
                 Err(error) => return Err(error),
             };
             let classes = images.classes().iter().cloned().chain(of_other.into_iter().filter(lacks));
@@ -270,14 +273,6 @@ struct ByClass {
     /// The other classes, and their images; without any, there is no set of them.
     other_classes: Vec<String>,
     others: Option<Dataset>,
-}
-
-/// Whether an error says that images of a split are not there.
-fn is_of_missing(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::NoSplit { .. } | Error::Undivided { .. } | Error::NoLayout { .. } | Error::NoImages { .. }
-    )
 }
 
 #[cfg(test)]

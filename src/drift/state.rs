@@ -3,6 +3,7 @@
 use std::{
     borrow::Cow,
     fs::{self, File, OpenOptions, TryLockError},
+    hash::{DefaultHasher, Hasher},
     io::{self, ErrorKind},
     path::{Path, PathBuf},
 };
@@ -63,8 +64,8 @@ struct Version {
 pub struct StateFile {
     path: PathBuf,
     origin: StreamOrigin,
-    /// What the file held when it was last read or written; `None` without a file.
-    content: Option<Vec<u8>>,
+    /// The length and the hash of the file when it was last read or written; `None` without a file.
+    content: Option<(usize, u64)>,
     last_call: Option<String>,
     _lock: File,
 }
@@ -79,8 +80,9 @@ impl StateFile {
     pub fn open(path: &Path, origin: StreamOrigin, mut monitor: Monitor) -> Result<(Self, Monitor)> {
         check_writable(path)?;
         let lock = lock(path)?;
-        let content = read(path).map_err(Error::io("read", path))?;
-        let last_call = match &content {
+        let bytes = read(path).map_err(Error::io("read", path))?;
+        let content = bytes.as_deref().map(identity);
+        let last_call = match &bytes {
             Some(bytes) => resume(path, bytes, &origin, &mut monitor)?,
             None => None,
         };
@@ -98,12 +100,14 @@ impl StateFile {
     /// unchanged.
     ///
     /// # Errors
-    /// [`Error::Io`], and [`Error::StateInUse`] if another process has written the file, because the lock file was
+    /// [`Error::Io`], and [`Error::StateChanged`] if another process has written the file, because the lock file was
     /// removed or the file system has no locks.
     pub fn write(&mut self, monitor: &Monitor, call: Option<&str>) -> Result<()> {
-        if read(&self.path).map_err(Error::io("read", &self.path))? != self.content {
-            return Err(Error::StateInUse { path: self.path.clone() });
+        let found = read(&self.path).map_err(Error::io("read", &self.path))?;
+        if found.as_deref().map(identity) != self.content {
+            return Err(Error::StateChanged { path: self.path.clone() });
         }
+        drop(found);
         let state = State {
             format_version: FORMAT_VERSION,
             model: Cow::Borrowed(&self.origin.model),
@@ -119,9 +123,16 @@ impl StateFile {
         let mut bytes = serde_json::to_vec(&state).expect("finite numbers");
         bytes.push(b'\n');
         atomic::write(&self.path, &bytes)?;
-        (self.content, self.last_call) = (Some(bytes), call.map(str::to_owned));
+        (self.content, self.last_call) = (Some(identity(&bytes)), call.map(str::to_owned));
         Ok(())
     }
+}
+
+/// The length and the hash of a content.
+fn identity(bytes: &[u8]) -> (usize, u64) {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(bytes);
+    (bytes.len(), hasher.finish())
 }
 
 /// The content of the file, if there is one.
@@ -309,7 +320,8 @@ mod tests {
         written(&path, 20);
         let before = fs::read(&path).unwrap();
         let error = first.write(&one, None).unwrap_err();
-        assert!(matches!(error, Error::StateInUse { .. }), "{error}");
+        assert!(matches!(error, Error::StateChanged { .. }), "{error}");
+        assert!(error.to_string().ends_with("drift.json` has changed since it was opened"), "{error}");
         assert_eq!(fs::read(&path).unwrap(), before);
     }
 

@@ -4,12 +4,12 @@ use std::{
     cell::Cell,
     collections::HashSet,
     fs::{self, File, OpenOptions},
-    io::{self, BufReader, Read, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     path::{Path, PathBuf},
     rc::Rc,
 };
 
-use flate2::read::MultiGzDecoder;
+use flate2::bufread::GzDecoder;
 use sha2::{Digest, Sha256};
 use tar::{Archive, EntryType, PaxExtensions};
 use zip::ZipArchive;
@@ -20,6 +20,8 @@ use super::{
 };
 use crate::error::{Error, Result};
 
+/// The first bytes of a gzip file.
+const GZIP: &[u8] = b"\x1f\x8b";
 /// The maximum bytes of contents per byte of the archive, plus [`EXTRA`].
 const MAX_EXPANSION: u64 = 16;
 const EXTRA: u64 = 1 << 20;
@@ -84,8 +86,8 @@ pub fn unpack(archive: &Path, folder: &Path, progress: &mut dyn FnMut(u64, u64))
             unpacking.zip(file, &mut |packed| progress(packed, length))
         }
         _ if kind::is_tar(&start) => unpacking.tar(counted().map_err(unreadable)?, &mut observe),
-        _ if start.starts_with(b"\x1f\x8b") => {
-            let reader = || Ok(MultiGzDecoder::new(counted()?));
+        _ if start.starts_with(GZIP) => {
+            let reader = || Ok(Members::new(counted()?));
             match reader().and_then(kind::first_bytes) {
                 Err(error) => Err(error.into()),
                 Ok(inside) if kind::is_tar(&inside) => {
@@ -125,6 +127,36 @@ impl From<io::Error> for Fault {
 impl From<zip::result::ZipError> for Fault {
     fn from(error: zip::result::ZipError) -> Self {
         Self::Archive(error.to_string())
+    }
+}
+
+fn too_long() -> Fault {
+    Fault::Archive(format!("it unpacks to more than {MAX_EXPANSION} times its size"))
+}
+
+/// The members of a gzip file, one after another. Other bytes after them are ignored, as by gzip.
+struct Members<R>(Option<GzDecoder<R>>);
+
+impl<R: BufRead> Members<R> {
+    fn new(reader: R) -> Self {
+        Self(Some(GzDecoder::new(reader)))
+    }
+}
+
+impl<R: BufRead> Read for Members<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while let Some(member) = &mut self.0 {
+            let count = member.read(buffer)?;
+            if count > 0 || buffer.is_empty() {
+                return Ok(count);
+            }
+            let mut reader = self.0.take().expect("a member").into_inner();
+            // A buffer may end after the first byte of a header.
+            if reader.fill_buf()?.first() == GZIP.first() {
+                self.0 = Some(GzDecoder::new(reader));
+            }
+        }
+        Ok(0)
     }
 }
 
@@ -202,7 +234,10 @@ impl Unpacking<'_> {
             }
         }
         // The checksum of what the archive is compressed in comes last, after the padding.
-        io::copy(&mut archive.into_inner().take(self.left), &mut io::sink())?;
+        let rest = io::copy(&mut archive.into_inner().take(self.left.saturating_add(1)), &mut io::sink())?;
+        if rest > self.left {
+            return Err(too_long());
+        }
         Ok(())
     }
 
@@ -277,9 +312,7 @@ impl Unpacking<'_> {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(fault(&format!("cannot be read: {error}"))),
             };
-            self.left = self.left.checked_sub(piece.len() as u64).ok_or_else(|| {
-                Fault::Archive(format!("it unpacks to more than {MAX_EXPANSION} times its size"))
-            })?;
+            self.left = self.left.checked_sub(piece.len() as u64).ok_or_else(too_long)?;
             file.write_all(piece).map_err(disk)?;
             sum.update(piece);
             bytes += piece.len() as u64;
@@ -651,6 +684,14 @@ pub(crate) mod tests {
         let tar = tar_of_files(&FILES);
         for archive in [tar[..600].to_vec(), gzip(&tar)[..100].to_vec(), zip_of(&FILES)[..60].to_vec()] {
             reason("a", &archive);
+        }
+        // Bytes after the archive, and a second member.
+        for more in [&[0; 40][..], b"text", &gzip(&[0; 512])] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("a.tar.gz");
+            fs::write(&path, [&gzip(&tar), more].concat()).unwrap();
+            let contents = unpack(&path, folder.path(), &mut |_, _| ()).unwrap();
+            assert_eq!(contents.files.len(), FILES.len());
         }
         let mut flipped = gzip(&tar);
         let checksum = flipped.len() - 6;

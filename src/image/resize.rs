@@ -180,10 +180,10 @@ pub(super) fn planes(image: &RgbImage, input: &Input) -> Vec<u8> {
         return vec![0; 3 * height * width];
     }
     let region = Region::whole(image);
-    let axes = axes((region.height, region.width), input);
     if is_unchanged((region.height, region.width), input) {
-        return (0..3).flat_map(|channel| image.as_raw()[channel..].iter().step_by(3).copied()).collect();
+        return (0..3).flat_map(|channel| image.pixels().map(move |pixel| pixel[channel])).collect();
     }
+    let axes = axes((region.height, region.width), input);
     // Only padding stays visible.
     let mut planes = fill(input).map(|byte| vec![byte; height * width]).concat();
     resample(image, region, axes, input.resize.filter, (height, width), &mut planes);

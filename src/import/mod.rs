@@ -177,18 +177,12 @@ pub fn probable_loss(weights: &Weights) -> Result<Loss> {
     }))
 }
 
-/// The tensors of weights that a checkpoint made of their [network](Weights::network) does not use: the original may
-/// compute with them. Files of this toolkit have none. Second names of tensors that are used do not count, nor do the
-/// statistics of classes in files of the paper's code, other networks, and optimisers.
-///
-/// # Errors
-/// [`Error::Weights`] if they match no known network.
-pub fn unused(weights: &Weights, checkpoint: &Checkpoint) -> Result<Vec<String>> {
-    let of_network = weights.network()?;
-    let prefix = of_network.prefix().strip_prefix(weights.prefix()).unwrap_or_default();
-    let outside = outside(weights, prefix).into_iter();
-    let within = unused_of_network(&of_network, checkpoint);
-    Ok(within.into_iter().chain(outside).map(str::to_owned).collect())
+/// The tensors of weights that a checkpoint made of their [network](Weights::network) does not use, in it and beside
+/// it: the original may compute with them. Files of this toolkit have none. Second names of tensors that are used do
+/// not count, nor do the statistics of classes in files of the paper's code, other networks, and optimisers.
+pub fn unused<'a>(weights: &'a Weights, network: &'a Weights, checkpoint: &Checkpoint) -> Vec<&'a str> {
+    let prefix = network.prefix().strip_prefix(weights.prefix()).unwrap_or_default();
+    [unused_of_network(network, checkpoint), outside(weights, prefix)].concat()
 }
 
 /// Those among the tensors of the network.

@@ -5,7 +5,7 @@ use std::{fmt, path::Path};
 use serde::Serialize;
 
 use super::{
-    InputForm, Manifest, ModelPrecision, ResizeCheck,
+    InputForm, Manifest, ModelPrecision, NO_THRESHOLD, ResizeCheck,
     file::{ModelFile, anchors, last_layer},
 };
 use crate::{
@@ -161,7 +161,7 @@ impl fmt::Display for Inspection {
             },
             (None, None) => String::new(),
         };
-        if self.threshold >= f32::MAX {
+        if self.threshold == NO_THRESHOLD {
             line("threshold", &"none: every image is known")?;
         } else {
             line("threshold", &format_args!("{}{rule}", self.threshold))?;

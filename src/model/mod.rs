@@ -41,6 +41,9 @@ pub use inspect::Inspection;
 /// The format version that this toolkit writes, and the newest that it reads.
 pub const FORMAT_VERSION: u32 = 2;
 
+/// The threshold of a file for which none was chosen: every image is known.
+pub const NO_THRESHOLD: f32 = f32::MAX;
+
 /// The prefix of the metadata properties in an ONNX file, one for each field, with JSON as the value.
 pub(crate) const PREFIX: &str = "cac.";
 

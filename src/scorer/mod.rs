@@ -41,7 +41,7 @@ const BATCH_VALUES: usize = 64 << 20;
 ///
 /// Threads may share it: no lock is held while the network runs. On tract the calls of all threads share rayon's
 /// global pool. On ONNX Runtime up to four calls run at once, and further ones wait; they share ONNX Runtime's
-/// threads, one for each physical core, or as many as rayon's global pool has if that is smaller than the machine.
+/// threads, one for each physical core, or `RAYON_NUM_THREADS`.
 pub struct Scorer {
     file: ModelFile,
     threshold: f32,
@@ -256,7 +256,7 @@ impl Scorer {
     }
 
     /// Scores images `[N, 3, H, W]` of the model's size, RGB in 0..=1. A model that resizes leaves them as
-    /// they are. The network runs on [`preferred_batch`](Self::preferred_batch) images at a time.
+    /// they are. On ONNX Runtime the network runs on [`preferred_batch`](Self::preferred_batch) images at a time.
     ///
     /// # Errors
     /// [`Error::Shape`] if the images do not have the model's size, [`Error::PixelRange`] if a value is

@@ -399,12 +399,13 @@ fn environment_of(library: impl FnOnce() -> PathBuf) -> Result<(Environment, Pat
     Ok(environment.insert((loaded, library)).clone())
 }
 
-/// The threads of all sessions: one for each physical core, or as many as rayon's pool has if that is limited.
+/// The threads of all sessions: one for each physical core, or as many as rayon has if its variable limits these.
 fn threads() -> Result<GlobalThreadPoolOptions, String> {
     let threads = GlobalThreadPoolOptions::default();
-    let limit = rayon::current_num_threads();
-    let is_limited = std::thread::available_parallelism().is_ok_and(|all| limit < all.get());
-    if is_limited { threads.with_intra_threads(limit).map_err(one_line) } else { Ok(threads) }
+    match std::env::var_os("RAYON_NUM_THREADS").filter(|limit| !limit.is_empty()) {
+        Some(_) => threads.with_intra_threads(rayon::current_num_threads()).map_err(one_line),
+        None => Ok(threads),
+    }
 }
 
 /// Path of the library: the environment variable, else the file next to the program, else the bare name for

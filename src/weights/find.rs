@@ -128,10 +128,12 @@ pub(crate) fn outside<'a>(weights: &'a Weights, prefix: &str) -> Vec<&'a str> {
     let is_of_network = |name: &str| {
         name.starts_with(prefix) || networks.iter().any(|other| !other.is_empty() && name.starts_with(other))
     };
-    let is_of_optimizer = |name: &str| name.split('.').any(|part| part.to_lowercase().starts_with("optim"));
-    let is_alone = |name: &&str| {
-        !is_of_network(name) && !is_of_optimizer(name) && !is_average(name) && !is_counter(name)
+    // The averages of another network, or a state: `ema.model.`, `optimizer_states.0.state.`, but not `target.weight`.
+    let is_of_other = |name: &str| {
+        let folders = name.rsplitn(3, '.').nth(2).unwrap_or_default();
+        is_average(folders) || name.split('.').any(|part| part.starts_with("optimizer") || part == "optim")
     };
+    let is_alone = |name: &&str| !is_of_network(name) && !is_of_other(name) && !is_counter(name);
     weights.names().filter(is_alone).collect()
 }
 

@@ -34,7 +34,6 @@ use crate::{
 #[cfg(feature = "train")]
 use crate::model::Training;
 #[cfg(feature = "export")]
-#[cfg(feature = "export")]
 pub(crate) use find::{is_counter, outside};
 #[cfg(any(feature = "export", feature = "train"))]
 pub(crate) use fold::folded;

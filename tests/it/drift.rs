@@ -348,6 +348,8 @@ fn folders_files_and_stdin_are_equivalent_streams() {
         assert_eq!(json(&output)["log10_martingale"], on_stdin["log10_martingale"]);
         assert_eq!(stderr(&output).contains("the last call counted these images"), repeated);
     }
+    let null = lines.replacen(&scores[0], "null", 1);
+    assert!(null != lines && json(&drift_on(at, &args[..3], null.as_bytes()))["images"] == 3);
     let broken = format!("{lines}{{\"image\": \"a.png\", \"error\": \"`a.png` is no image\"}}\n");
     let message = error(&drift_on(at, &["model.onnx", "-"], broken.as_bytes()));
     assert!(message.ends_with("line 4 of standard input: `a.png` is no image"), "{message}");
@@ -394,8 +396,10 @@ fn the_image_that_raises_the_alarm_is_named() {
     // The first image is not counted.
     let expected = format!("new/{:02}.png", line["alarm"].as_u64().unwrap());
     assert_eq!(line["alarm_image"], expected);
-    // The same images are counted once.
+    // The same images are counted once, in one order.
     assert_eq!(json(&drifted(&["a.json", "--json"])), line);
+    let output = toolkit(at, &["drift", "new", "--skip-broken", "--state", "a.json", "--shuffle"]);
+    assert!(error(&output).contains("counted these images in another order"), "{}", stderr(&output));
     // The alarm was in an earlier call.
     fs::rename(at.join("new/39.png"), at.join("new/40.png")).unwrap();
     let later = json(&drifted(&["a.json", "--json"]));

@@ -159,7 +159,7 @@ pub fn of(error: &Error) -> Option<String> {
         }
         Error::NoState { .. } => "give `--resume` a run folder, such as runs/1",
         Error::TooFewHeldOut { found: 0, .. } => {
-            "give known images to choose from, with `import` by --known, or a threshold by --threshold"
+            "choose it with `recalibrate` or `import --known`, or set it with --threshold"
         }
         Error::TooFewHeldOut { .. } => {
             "use more known images (`train --held-out`; --known of `import` and `recalibrate`), or keep a smaller share with \
@@ -172,6 +172,9 @@ pub fn of(error: &Error) -> Option<String> {
         Error::DamagedState { .. } => "restore a copy of it, or start a new stream with another --state",
         Error::DriftState { .. } => {
             "continue a stream with the same model, score, seed and alpha, or start a new one with another --state"
+        }
+        Error::StateChanged { .. } => {
+            "repeat the call; FILE.lock must stay, and a file system without locks needs one call at a time"
         }
         Error::StateInUse { .. } => "wait until it has ended, or give another --state",
         Error::BrokenImages { .. } => {
@@ -193,8 +196,8 @@ pub fn of(error: &Error) -> Option<String> {
         }
         Error::Setting { name: "held-out test", .. } => "change --held-out-test, or leave it out",
         Error::ClassCount { .. } => {
-            "leave out folders that are no class of the weights with --unknown-class; without --known, name all classes of the \
-             weights with --classes; to train on other classes, start from the weights with `toolkit train --backbone`"
+            "use --unknown-class to leave out folders that are not classes of the weights; without --known, name all classes of \
+             the weights with --classes; to train on other classes, start from the weights with `toolkit train --backbone`"
         }
         Error::Unstandardised { .. } => {
             return Some(format!(

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use cac::{
-    Error, Scorer, Verdict,
+    Error, Scorer,
     data::{Dataset, Split},
     drift::{Monitor, Recent, StateFile, Status, StreamOrigin},
     eval::{self, score_file},
@@ -39,10 +39,12 @@ struct Stream {
 }
 
 impl Stream {
-    /// What tells a call from others: the names and the scores of its images. Scores alone may repeat.
-    fn call(&self) -> Option<String> {
+    /// What tells a call from others: the names and the scores of its images, and whether they are shuffled. Scores
+    /// alone may repeat.
+    fn call(&self, is_shuffled: bool) -> Option<String> {
         let lines = self.images.iter().zip(&self.scores).map(|(image, score)| format!("{image:?} {score}\n"));
-        (!self.images.is_empty()).then(|| sha256(lines.collect::<String>().as_bytes()))
+        let shuffled = if is_shuffled { " shuffled" } else { "" };
+        (!self.images.is_empty()).then(|| sha256(lines.collect::<String>().as_bytes()) + shuffled)
     }
 }
 
@@ -94,8 +96,13 @@ pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
     if doubt.is_some() {
         monitor.withdraw_guarantee();
     }
-    let call = stream.call();
-    let is_counted = (file.as_ref().zip(call.as_deref())).is_some_and(|(file, call)| file.has_counted(call));
+    let call = stream.call(args.shuffle);
+    let has_counted =
+        |call: Option<&str>| file.as_ref().zip(call).is_some_and(|(file, call)| file.has_counted(call));
+    if has_counted(stream.call(!args.shuffle).as_deref()) {
+        bail!("the last call counted these images in another order; start a new stream with another --state");
+    }
+    let is_counted = has_counted(call.as_deref());
     let earlier = monitor.status().images - if is_counted { stream.scores.len() } else { 0 };
     if args.shuffle {
         let mut random = ChaCha8Rng::seed_from_u64(args.seed);
@@ -135,7 +142,7 @@ pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
     match result.status.alarm {
         Some(_) => {
             let finding = "drift: the images no longer resemble those that the threshold was chosen for";
-            let hint = "look at the images; if they are sorted, as by class, give --shuffle; if they show the known classes under new \
+            let hint = "look at the images; if they are sorted, as by class, start a new stream with --shuffle; if they show the known classes under new \
                         conditions, use `toolkit recalibrate`";
             Err(Unmet { findings: vec![finding.to_owned()], hint: Some(hint) }.into())
         }
@@ -147,8 +154,14 @@ pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
 #[derive(Deserialize)]
 struct ScoredLine {
     image: String,
-    verdict: Option<Verdict>,
+    verdict: Option<Scored>,
     error: Option<String>,
+}
+
+/// The verdict in such a line.
+#[derive(Deserialize)]
+struct Scored {
+    score: Option<f32>,
 }
 
 /// Reads one score per line, or what `score --json` prints.
@@ -177,7 +190,8 @@ fn read_lines(mut lines: impl BufRead, skip_broken: bool) -> anyhow::Result<Stre
             match (line.verdict, line.error) {
                 (Some(verdict), _) => {
                     stream.images.push(line.image);
-                    stream.scores.push(verdict.score);
+                    // JSON has no NaN and no infinity; both count as the greatest score.
+                    stream.scores.push(verdict.score.unwrap_or(f32::INFINITY));
                 }
                 (None, Some(error)) if skip_broken => {
                     say(error);

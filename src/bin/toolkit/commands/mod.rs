@@ -27,7 +27,7 @@ use cac::{
     Bytes, Error, Scorer,
     data::Dataset,
     files::{check_writable, check_writable_folder, destination, folder_of, signature},
-    model::Inspection,
+    model::{Inspection, NO_THRESHOLD},
     text::{path_text, shown},
 };
 
@@ -131,7 +131,8 @@ fn with_threshold(mut scorer: Scorer, args: &ScorerArgs) -> cac::Result<Scorer> 
         (None, Some(threshold)) => scorer.set_threshold(threshold as f32)?,
         (None, None) => {}
     }
-    if scorer.threshold() >= f32::MAX {
+    // `examples/python/wrap.py` writes it.
+    if scorer.threshold() == NO_THRESHOLD && args.threshold.is_none() {
         say("the model has no threshold, so every image is known; `toolkit recalibrate` chooses one");
     }
     Ok(scorer)

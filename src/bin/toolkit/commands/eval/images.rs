@@ -185,8 +185,7 @@ impl<'a> Source<'a> {
         };
         let images = match open(&self.data) {
             Err(error)
-                if matches!(error.downcast_ref(), Some(Error::Undivided { .. } | Error::NoSplit { .. }))
-                    && args.known.is_some() =>
+                if error.downcast_ref().is_some_and(Error::is_of_missing_images) && args.known.is_some() =>
             {
                 let recorded = manifest.history.training.as_ref().and_then(Training::known_data);
                 let Some(recorded) = recorded.filter(|data| is_found(&data.path)) else {
