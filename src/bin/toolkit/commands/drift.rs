@@ -103,7 +103,8 @@ pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
         bail!("the last call counted these images in another order; start a new stream with another --state");
     }
     let is_counted = has_counted(call.as_deref());
-    let earlier = monitor.status().images - if is_counted { stream.scores.len() } else { 0 };
+    let counted = if is_counted { stream.scores.len() } else { 0 };
+    let earlier = monitor.status().images.saturating_sub(counted);
     if args.shuffle {
         let mut random = ChaCha8Rng::seed_from_u64(args.seed);
         // The monitor draws from stream 0.
