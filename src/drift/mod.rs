@@ -125,9 +125,9 @@ pub struct KolmogorovSmirnov {
 impl Monitor {
     /// A monitor before its first image. `held_out` are the scores of the images from which the threshold was
     /// chosen, in any order; the more there are, the sooner a change is noticed. The probability of ever raising
-    /// a false alarm is at most `alpha`, on average over draws of the held-out images, unless these scores are in doubt, which
-    /// [`Manifest::doubt_of_held_out`](crate::model::Manifest::doubt_of_held_out) says, and for a provider
-    /// `Scorer::doubt_of_held_out`.
+    /// a false alarm is at most `alpha`, on average over draws of the held-out images, unless these scores are in
+    /// doubt, which [`Manifest::doubt_of_held_out`](crate::model::Manifest::doubt_of_held_out) says, and for a
+    /// provider `Scorer::doubt_of_held_out`.
     ///
     /// # Errors
     /// [`Error::Setting`] if alpha is not above 0 and below 1, [`Error::NoHeldOutScores`] if there are none.

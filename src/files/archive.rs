@@ -16,12 +16,10 @@ use zip::ZipArchive;
 
 use super::{
     checksum::{BUFFER, hexadecimal},
-    kind,
+    kind::{self, GZIP},
 };
 use crate::error::{Error, Result};
 
-/// The first bytes of a gzip file.
-const GZIP: &[u8] = b"\x1f\x8b";
 /// The maximum bytes of contents per byte of the archive, plus [`EXTRA`].
 const MAX_EXPANSION: u64 = 16;
 const EXTRA: u64 = 1 << 20;

@@ -183,7 +183,7 @@ fn fetch_within(
     fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
     let path = Part::path_for(file);
     let disk = Error::io("write", &path);
-    let mut part = Part::open(file, observe).map_err(&disk)?;
+    let mut part = Part::open(&path, observe).map_err(&disk)?;
     if file.exists() {
         // Another process has downloaded the file and renamed its part. The part that was just created is a
         // leftover.

@@ -5,9 +5,12 @@ use std::io::{self, Read};
 /// The number of bytes at the start of a file that [`of`] looks at.
 pub(crate) const START: usize = 512;
 
+/// The first bytes of a gzip file.
+pub(crate) const GZIP: &[u8] = b"\x1f\x8b";
+
 /// The first bytes of binary formats.
 const MAGIC: [(&[u8], &str); 25] = [
-    (b"\x1f\x8b", "compressed with gzip"),
+    (GZIP, "compressed with gzip"),
     (b"BZh", "compressed with bzip2"),
     (b"\xfd7zXZ\0", "compressed with xz"),
     (b"\x28\xb5\x2f\xfd", "compressed with Zstandard"),

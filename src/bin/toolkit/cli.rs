@@ -656,8 +656,8 @@ pub struct DriftArgs {
     #[arg(long)]
     pub json: bool,
     /// A folder of images, in path order; a CSV or NPZ score file, as for `metrics` but with labels
-    /// optional; or - for standard input: one score per line, or what `score --json` prints. A first name that ends in .onnx is the model
-    /// file; by default the built-in CIFAR-10 model
+    /// optional; or - for standard input: one score per line, or what `score --json` prints. A first name
+    /// that ends in .onnx is the model file; by default the built-in CIFAR-10 model
     #[arg(required = true, num_args = 1..=2, value_name = "[MODEL.onnx] DIR|SCORES|-")]
     inputs: Vec<PathBuf>,
 }

@@ -29,19 +29,18 @@ impl Part {
         file.with_added_extension("part")
     }
 
-    /// Opens the part of a file, which is empty at first; waits for other processes.
-    pub fn open(file: &Path, observe: &mut dyn FnMut(FetchEvent)) -> io::Result<Self> {
-        let path = Self::path_for(file);
+    /// Opens the part at a path, which is empty at first; waits for other processes.
+    pub fn open(path: &Path, observe: &mut dyn FnMut(FetchEvent)) -> io::Result<Self> {
         loop {
             // Windows cannot lock a file that is opened only for appending.
-            let open = OpenOptions::new().create(true).read(true).append(true).open(&path)?;
+            let open = OpenOptions::new().create(true).read(true).append(true).open(path)?;
             if matches!(open.try_lock(), Err(TryLockError::WouldBlock)) {
                 observe(FetchEvent::Waiting);
                 atomic::lock(&open);
             }
             // The process that held the lock may have renamed or removed it.
-            if is_at(&open, &path)? {
-                return Ok(Self { path, open });
+            if is_at(&open, path)? {
+                return Ok(Self { path: path.to_owned(), open });
             }
         }
     }
@@ -121,10 +120,10 @@ mod tests {
     #[test]
     fn a_damaged_record_of_the_origin_is_no_version() {
         let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("a");
-        let part = Part::open(&file, &mut |_| ()).unwrap();
+        let path = Part::path_for(&folder.path().join("a"));
+        let part = Part::open(&path, &mut |_| ()).unwrap();
         for (record, version) in [("u\n\"1\"\n", "\"1\""), ("u\n\"\u{1}\"\n", ""), ("u", "")] {
-            fs::write(origin_of(&Part::path_for(&file)), record).unwrap();
+            fs::write(origin_of(&path), record).unwrap();
             let origin = part.origin().unwrap();
             assert_eq!((&*origin.url, &*origin.version), ("u", version));
         }

@@ -39,12 +39,12 @@ struct Stream {
 }
 
 impl Stream {
-    /// What tells a call from others: the names and the scores of its images, and whether they are shuffled. Scores
+    /// What tells a call with these images from others, in their order and shuffled: their names and scores. Scores
     /// alone may repeat.
-    fn call(&self, is_shuffled: bool) -> Option<String> {
+    fn calls(&self) -> Option<[String; 2]> {
         let lines = self.images.iter().zip(&self.scores).map(|(image, score)| format!("{image:?} {score}\n"));
-        let shuffled = if is_shuffled { " shuffled" } else { "" };
-        (!self.images.is_empty()).then(|| sha256(lines.collect::<String>().as_bytes()) + shuffled)
+        let sum = (!self.images.is_empty()).then(|| sha256(lines.collect::<String>().as_bytes()))?;
+        Some([sum.clone(), sum + " shuffled"])
     }
 }
 
@@ -96,13 +96,17 @@ pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
     if doubt.is_some() {
         monitor.withdraw_guarantee();
     }
-    let call = stream.call(args.shuffle);
-    let has_counted =
-        |call: Option<&str>| file.as_ref().zip(call).is_some_and(|(file, call)| file.has_counted(call));
-    if has_counted(stream.call(!args.shuffle).as_deref()) {
-        bail!("the last call counted these images in another order; start a new stream with another --state");
+    let (mut call, mut is_counted) = (None, false);
+    if let Some((file, [in_order, shuffled])) = file.as_ref().zip(stream.calls()) {
+        let (this, other) = if args.shuffle { (shuffled, in_order) } else { (in_order, shuffled) };
+        if file.has_counted(&other) {
+            bail!(
+                "the last call counted these images in another order; start a new stream with another --state"
+            );
+        }
+        is_counted = file.has_counted(&this);
+        call = Some(this);
     }
-    let is_counted = has_counted(call.as_deref());
     let counted = if is_counted { stream.scores.len() } else { 0 };
     let earlier = monitor.status().images.saturating_sub(counted);
     if args.shuffle {
