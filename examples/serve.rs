@@ -116,6 +116,9 @@ struct Service {
 }
 
 fn main() -> ExitCode {
+    // A state that exceeds a limit of the shell is then an error; the signal would end the service.
+    #[cfg(unix)]
+    let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default());
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

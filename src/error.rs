@@ -24,7 +24,7 @@ pub enum Error {
         error: io::Error,
     },
     /// A file that should hold an image does not.
-    #[error("`{}` is not an image that can be read: {reason}", shown(path))]
+    #[error("`{}` is not an image that can be read: {}", shown(path), on_one_line(reason))]
     Image {
         /// The file.
         path: PathBuf,
@@ -32,7 +32,7 @@ pub enum Error {
         reason: String,
     },
     /// A data set is damaged, or does not follow its layout.
-    #[error("`{}` is not a usable data set: {reason}", shown(path))]
+    #[error("`{}` is not a usable data set: {}", shown(path), on_one_line(reason))]
     Dataset {
         /// The file or folder at fault.
         path: PathBuf,
@@ -40,7 +40,7 @@ pub enum Error {
         reason: String,
     },
     /// A folder holds no data set in a known layout.
-    #[error("`{}` is not a usable data set: {reason}", shown(path))]
+    #[error("`{}` is not a usable data set: {}", shown(path), on_one_line(reason))]
     NoLayout {
         /// The folder.
         path: PathBuf,
@@ -48,7 +48,7 @@ pub enum Error {
         reason: String,
     },
     /// A folder holds no images.
-    #[error("`{}` is not a usable data set: {reason}", shown(path))]
+    #[error("`{}` is not a usable data set: {}", shown(path), on_one_line(reason))]
     NoImages {
         /// The folder.
         path: PathBuf,
@@ -64,7 +64,7 @@ pub enum Error {
         found: String,
     },
     /// The classes of a data set do not match the model or the protocol.
-    #[error("the classes of `{}` do not match: {reason}", shown(path))]
+    #[error("the classes of `{}` do not match: {}", shown(path), on_one_line(reason))]
     Classes {
         /// The data set.
         path: PathBuf,
@@ -72,7 +72,7 @@ pub enum Error {
         reason: String,
     },
     /// A weights file is malformed or does not match the network.
-    #[error("`{}` does not hold usable weights: {reason}", shown(path))]
+    #[error("`{}` does not hold usable weights: {}", shown(path), on_one_line(reason))]
     Weights {
         /// The safetensors or PyTorch file.
         path: PathBuf,
@@ -80,7 +80,7 @@ pub enum Error {
         reason: String,
     },
     /// A checkpoint or a resume state is malformed.
-    #[error("`{}` is not a usable checkpoint: {reason}", shown(path))]
+    #[error("`{}` is not a usable checkpoint: {}", shown(path), on_one_line(reason))]
     Checkpoint {
         /// The file.
         path: PathBuf,
@@ -106,7 +106,7 @@ pub enum Error {
         reason: String,
     },
     /// A downloaded file has changed, or is not the published one.
-    #[error("`{}` has changed or is damaged: {reason}", shown(path))]
+    #[error("`{}` has changed or is damaged: {}", shown(path), on_one_line(reason))]
     Checksum {
         /// The file.
         path: PathBuf,
@@ -122,7 +122,7 @@ pub enum Error {
         reason: String,
     },
     /// An archive is damaged, or an entry must not be unpacked.
-    #[error("cannot unpack `{}`: {reason}", shown(path))]
+    #[error("cannot unpack `{}`: {}", shown(path), on_one_line(reason))]
     Archive {
         /// The archive.
         path: PathBuf,
@@ -140,7 +140,7 @@ pub enum Error {
         downloads: Vec<(&'static str, Option<u64>)>,
     },
     /// A file is not an ONNX model of this toolkit, or is damaged.
-    #[error("`{}` is not a usable model: {reason}", on_one_line(origin))]
+    #[error("`{}` is not a usable model: {}", on_one_line(origin), on_one_line(reason))]
     Model {
         /// The path, the name that was given with bytes, or `memory`.
         origin: String,
@@ -174,7 +174,7 @@ pub enum Error {
         supported: u32,
     },
     /// A setting is out of range or contradicts another one.
-    #[error("{name} = {value}: {reason}")]
+    #[error("{name} = {}: {}", on_one_line(value), on_one_line(reason))]
     Setting {
         /// The setting's name.
         name: &'static str,
@@ -250,7 +250,7 @@ pub enum Error {
     #[error("the model has no scores of held-out images to compare with")]
     NoHeldOutScores,
     /// The state of a stream of scores belongs to another stream.
-    #[error("cannot continue the stream of `{}`: {reason}", shown(path))]
+    #[error("cannot continue the stream of `{}`: {}", shown(path), on_one_line(reason))]
     DriftState {
         /// The file.
         path: PathBuf,
@@ -258,7 +258,7 @@ pub enum Error {
         reason: String,
     },
     /// The state of a stream of scores is damaged.
-    #[error("cannot continue the stream of `{}`: it is damaged: {reason}", shown(path))]
+    #[error("cannot continue the stream of `{}`: it is damaged: {}", shown(path), on_one_line(reason))]
     DamagedState {
         /// The file.
         path: PathBuf,
@@ -294,7 +294,7 @@ pub enum Error {
         expected: String,
     },
     /// A feature file is malformed or of another kind.
-    #[error("`{}` does not hold usable features: {reason}", shown(path))]
+    #[error("`{}` does not hold usable features: {}", shown(path), on_one_line(reason))]
     FeatureFile {
         /// The NPZ file.
         path: PathBuf,
@@ -302,7 +302,7 @@ pub enum Error {
         reason: String,
     },
     /// A score file is malformed or lacks a column.
-    #[error("`{}` does not hold usable scores: {reason}", shown(path))]
+    #[error("`{}` does not hold usable scores: {}", shown(path), on_one_line(reason))]
     ScoreFile {
         /// The CSV or NPZ file.
         path: PathBuf,
@@ -321,7 +321,7 @@ pub enum Error {
         difference: Difference,
     },
     /// A file's signature is not valid for the key.
-    #[error("the signature `{}` is refused: {reason}", shown(path))]
+    #[error("the signature `{}` is refused: {}", shown(path), on_one_line(reason))]
     Signature {
         /// The signature file.
         path: PathBuf,
@@ -485,6 +485,13 @@ impl Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_file_holds_stays_in_the_line_of_its_error() {
+        let (origin, reason) = ("model.onnx".to_owned(), "score `\nhint: \u{202e}`".to_owned());
+        let error = Error::Model { origin, reason }.to_string();
+        assert_eq!(error, "`model.onnx` is not a usable model: score `\\nhint: \\u{202e}`");
+    }
 
     #[cfg(unix)]
     #[test]

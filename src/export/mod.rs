@@ -30,6 +30,7 @@ use crate::{
     eval::{Agreement, Evaluation},
     files::{atomic, sha256},
     fit::{self, Examples, Fitter},
+    image::Input,
     method::{self, FittedScore, LastLayer, RejectionScore, Term, Variant},
     metrics::Bootstrap,
     model::{
@@ -102,6 +103,20 @@ pub enum ThresholdRule {
     Value(f32),
 }
 
+impl ExportOptions {
+    /// Checks what a file with this input must meet; what the data must meet is checked by [`export`].
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if the batch is too large, or a graph cannot resize to the input.
+    pub fn check(&self, input: &Input) -> Result<()> {
+        let most = max_batch(input);
+        if let Some(batch) = self.batch.filter(|batch| !(1..=most).contains(batch)) {
+            return Err(Error::setting("batch", batch, format!("must be from 1 to {most}")));
+        }
+        if self.input == InputForm::AnySize { resize::check_input(input) } else { Ok(()) }
+    }
+}
+
 /// The result of an export.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -137,13 +152,7 @@ pub fn export(checkpoint: &Checkpoint, options: &ExportOptions, path: &Path) -> 
 /// # Errors
 /// Those of [`export`], except [`Error::Io`].
 pub fn build(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<(Exported, Vec<u8>)> {
-    let most = max_batch(&checkpoint.facts.input);
-    if let Some(batch) = options.batch.filter(|batch| !(1..=most).contains(batch)) {
-        return Err(Error::setting("batch", batch, format!("must be 1 to {most}")));
-    }
-    if options.input == InputForm::AnySize {
-        resize::check_input(&checkpoint.facts.input)?;
-    }
+    options.check(&checkpoint.facts.input)?;
     let (mut manifest, score) = describe(checkpoint, options)?;
     let threshold = manifest.decision.threshold.clone().expect("an export chooses a threshold");
     let features = arch::feature_count(&checkpoint.facts.layers()?);

@@ -21,6 +21,7 @@ use crate::{
         proto::{Graph, Model},
     },
     report::Report,
+    run::portable,
     scorer::{Provider, Scorer, tract::TRACT},
 };
 
@@ -29,7 +30,7 @@ const CHECKED: usize = 32;
 
 /// The options of a recalibration.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct RecalibrateOptions {
+pub struct RecalibrateOptions<'a> {
     /// The share of new known images that the threshold keeps, 0 to below 1; by default that of the file's
     /// threshold or, if it was set by hand, [`method::KEEP`].
     pub keep: Option<f64>,
@@ -37,6 +38,10 @@ pub struct RecalibrateOptions {
     pub provider: Provider,
     /// Leave out images that cannot be read.
     pub skip_broken: bool,
+    /// Where the images are: a folder, or the name of a published data set. The file records it, so that an
+    /// evaluation can tell if its images chose the threshold: below the current folder as the whole path, else as
+    /// the last part of it.
+    pub known: Option<&'a Path>,
 }
 
 /// The result of a recalibration.
@@ -76,7 +81,7 @@ pub fn recalibrate(
     bytes: Bytes,
     origin: &str,
     images: &Dataset,
-    options: RecalibrateOptions,
+    options: RecalibrateOptions<'_>,
     path: &Path,
     progress: impl FnMut(usize),
 ) -> Result<Recalibrated> {
@@ -107,8 +112,12 @@ pub fn recalibrate(
         return Err(Error::NotFinite { what: "a score", value });
     }
     let kept_before = kept(&outputs, of_classes.as_deref(), file.threshold);
-    let recalibration =
-        Recalibration { producer: producer(), provider: options.provider.to_string(), earlier };
+    let recalibration = Recalibration {
+        producer: producer(),
+        provider: options.provider.to_string(),
+        known: options.known.map(|known| portable(known).into()),
+        earlier,
+    };
     let manifest = manifest(&file, &outputs, keep, recalibration)?;
     let threshold = manifest.decision.threshold.as_ref().expect("just chosen");
     let mut model = match &threshold.classes {

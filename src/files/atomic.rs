@@ -108,7 +108,8 @@ pub fn link(file: &Path, path: &Path) -> Result<()> {
 }
 
 /// Checks that a file can be written to `path`, as far as that can be known in advance: its folder takes a
-/// small file, and another can be renamed over it. Nothing remains, and `path` is unchanged.
+/// small file, and another can be renamed over it. Nothing remains, nor what killed writers left there, and `path`
+/// is unchanged.
 ///
 /// # Errors
 /// [`Error::Io`], including if `path` is something other than a file.
@@ -134,9 +135,11 @@ pub fn check_writable_folder(folder: &Path) -> Result<()> {
 }
 
 fn try_out(folder: &Path) -> io::Result<()> {
+    clean(folder);
     let old = unfinished(folder)?.into_temp_path();
-    let mut new = unfinished(folder)?;
-    new.write_all(&[0; BLOCK])?;
+    let new = unfinished(folder)?;
+    // The file itself, whose errors are without the temporary name.
+    new.as_file().write_all(&[0; BLOCK])?;
     new.as_file().sync_all()?;
     // Open, and so locked, until it is removed.
     let _new = new.persist(&old)?;
@@ -384,7 +387,9 @@ mod tests {
     fn a_check_leaves_nothing_and_fails_where_a_write_would() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a");
+        fs::write(folder.path().join(".unfinished-a1B2c3"), "half").unwrap();
         check_writable(&path).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
         write(&path, b"one").unwrap();
         check_writable(&path).unwrap();
         check_writable_folder(&folder.path().join("new/folder")).unwrap();

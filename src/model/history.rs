@@ -1,7 +1,11 @@
 //! The origin of a model, for humans. It is read field by field: a field that cannot be parsed is kept as is
 //! and never prevents scoring.
 
-use std::{collections::BTreeMap, fmt, path::Path};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
@@ -29,7 +33,7 @@ pub(crate) const ANCESTORS: &str = "ancestors";
 pub(crate) const TEST_NAMES: &str = "test_names";
 
 /// The fields that do not belong to the recipe.
-const DATA: [&str; 16] = [
+const DATA: [&str; 17] = [
     "backbone",
     "device",
     "epoch",
@@ -41,6 +45,7 @@ const DATA: [&str; 16] = [
     "loader_threads",
     "protocol",
     "skipped",
+    "test_every",
     "test_images",
     "threads",
     "unknown",
@@ -162,6 +167,10 @@ pub struct Recalibration {
     pub producer: String,
     /// The provider that computed the held-out scores; those of int8 and bfloat16 differ on others.
     pub provider: String,
+    /// Where the images were: the name of a published data set, a relative path, or the last part of a path.
+    /// `None` if that was not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known: Option<PathBuf>,
     /// SHA-256 of the file with the earlier threshold, in hexadecimal.
     pub earlier: String,
 }
@@ -348,7 +357,8 @@ impl Training {
     /// (their number), `test_names` (the checksum of their names), `skipped` (the number of images that could
     /// not be read), `held_out_seen` (whether the backbone had learned from held-out images), `unknown_seen` (whether
     /// it had learned classes that are unknown here), `ancestors` (what it and the backbones before it were
-    /// trained on) or `epoch` (the number of finished epochs after which the weights were taken).
+    /// trained on), `epoch` (the number of finished epochs after which the weights were taken) or `test_every` (the
+    /// number of epochs between tests, of which the best is taken).
     #[must_use]
     pub fn get<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
         T::deserialize(self.0.get(name)?).ok()

@@ -1,6 +1,9 @@
 //! What a page shows: the scores of models, score files and runs, and what is derived from them.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    cmp::Ordering,
+    collections::{HashMap, HashSet},
+};
 
 use ndarray::{Array2, Axis, concatenate};
 use serde_json::Value;
@@ -307,8 +310,8 @@ impl Subject {
             }
             // The sort is stable: images with the same score keep the order of their sets.
             match kind {
-                MistakeKind::KnownRejected => found.sort_by(|(a, _), (b, _)| b.total_cmp(a)),
-                _ => found.sort_by(|(a, _), (b, _)| a.total_cmp(b)),
+                MistakeKind::KnownRejected => found.sort_by(|(a, _), (b, _)| by_score(b, a)),
+                _ => found.sort_by(|(a, _), (b, _)| by_score(a, b)),
             }
             let count = found.len();
             Mistakes {
@@ -564,6 +567,11 @@ fn overall_roc(subject: &Subject) -> Result<Vec<[f64; 2]>> {
     Ok(Curve::Roc.points(&known, &Ranked::new(&all)?))
 }
 
+/// The order of scores, the most likely known first. NaN, of either sign, is unknown, and last.
+fn by_score(a: &f64, b: &f64) -> Ordering {
+    a.is_nan().cmp(&b.is_nan()).then(a.total_cmp(b))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -579,6 +587,13 @@ mod tests {
         ] {
             assert_eq!((last_part(path), last_parts(path, 2)), (one, two), "{path}");
         }
+    }
+
+    #[test]
+    fn images_without_a_score_are_the_most_unknown() {
+        let mut scores = [f64::INFINITY, -f64::NAN, 2.0, f64::NAN, -1.0];
+        scores.sort_by(by_score);
+        assert_eq!(scores[..3], [-1.0, 2.0, f64::INFINITY]);
     }
 
     #[test]

@@ -312,11 +312,16 @@ fn labels(kind: Curve) -> CurveLabels {
     }
 }
 
-/// The share of images at or below each score, as a step function.
-fn accepted(set: &Scored, axis: &Axis) -> Vec<[f64; 2]> {
+/// The scores in ascending order without NaN, which no threshold keeps, and the number of all images, at least one.
+fn in_order(set: &Scored) -> (Vec<f64>, f64) {
     let mut scores: Vec<f64> = set.scores.iter().copied().filter(|score| !score.is_nan()).collect();
     scores.sort_unstable_by(f64::total_cmp);
-    let all = set.scores.len().max(1) as f64;
+    (scores, set.scores.len().max(1) as f64)
+}
+
+/// The share of images at or below each score, as a step function.
+fn accepted(set: &Scored, axis: &Axis) -> Vec<[f64; 2]> {
+    let (scores, all) = in_order(set);
     let mut points = Vec::new();
     let mut below = scores.partition_point(|&score| score < axis.from);
     points.push([axis.from, below as f64 / all]);
@@ -375,9 +380,7 @@ fn promises(subject: &Subject, section: usize) -> Result<Figure, &'static str> {
         );
     };
     let held_out = &chosen_from.held_out_scores;
-    let mut scores = subject.tested.known.scores.clone();
-    scores.sort_unstable_by(f64::total_cmp);
-    let all = scores.len().max(1) as f64;
+    let (scores, all) = in_order(&subject.tested.known);
     let measured =
         |threshold: f32| scores.partition_point(|&score| score <= f64::from(threshold)) as f64 / all;
     let points: Vec<[f64; 2]> = held_out

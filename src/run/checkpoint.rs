@@ -388,8 +388,9 @@ impl Checkpoint {
         Ok(LastLayer { weight, bias: self.network.values(bias, &[shape[0]])?.to_vec() })
     }
 
-    /// The checkpoint of a network whose features are averaged over an image and its mirror image. Without
-    /// features of the test images it has no test.
+    /// The checkpoint of a network whose features are averaged over an image and its mirror image. Class-mean
+    /// anchors are those of the training images whose features are kept. Without features of the test images it
+    /// has no test.
     ///
     /// # Errors
     /// [`Error::Setting`] if there are no features of mirror images, or none from which a threshold could be

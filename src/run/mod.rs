@@ -5,6 +5,8 @@ mod device;
 mod event;
 mod folder;
 mod recipe;
+#[cfg(any(feature = "export", feature = "train"))]
+mod recorded;
 
 #[cfg(any(feature = "export", feature = "train"))]
 pub(crate) use checkpoint::degraded_among;
@@ -20,3 +22,5 @@ pub(crate) use recipe::orthogonal_share;
 pub use recipe::{
     Augment, BatchNorm, FEW_IMAGES, Optimizer, Outliers, Recipe, Schedule, ScheduledRates, TrainingPrecision,
 };
+#[cfg(any(feature = "export", feature = "train"))]
+pub(crate) use recorded::portable;

@@ -437,7 +437,12 @@ impl Recipe {
             }
         }
         if !(0.0..=16.0).contains(&self.outlier_share) {
-            return Err(Error::setting("outlier share", self.outlier_share, "must be 0 to 16"));
+            return Err(Error::setting("outlier share", self.outlier_share, "must be from 0 to 16"));
+        }
+        // The variance of a map of one pixel is undefined for a single image.
+        let in_step = self.batch_size + self.outliers_per_step(self.batch_size);
+        if in_step < 2 && self.batch_norm == BatchNorm::Batch {
+            return Err(Error::setting("batch size", 1, "must be at least 2 for batch norm = batch"));
         }
         self.check_step(self.batch_size)?;
         if self.has_outliers() && self.outlier_weight == 0.0 {

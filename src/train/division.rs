@@ -6,7 +6,7 @@ use crate::{
     data::{Copies, Dataset, leaving_classes, shuffled},
     error::{Error, Result},
     method::{KEEP, needed, needed_to_choose},
-    run::Recipe,
+    run::{EXAMPLES, Recipe},
 };
 
 /// The known images of a run, as ascending indices into their data set.
@@ -69,8 +69,8 @@ impl HeldOutCounts {
 
     /// A share of the images; a share of 0 holds out none. A small share is raised to 58 images, so that the
     /// threshold is not the largest score. If 58 exceed a fifth of all images, it is raised to the 19 that a
-    /// threshold needs, unless these exceed a fifth too. A third chooses if that is at least 19; otherwise all
-    /// calibrate. `what` is counted.
+    /// threshold needs, unless these exceed a fifth too. A third chooses, at most [`EXAMPLES`], if that is at least
+    /// 19; otherwise all calibrate. `what` is counted.
     fn share(share: f64, images: usize, what: &str) -> Result<Self> {
         let (mut count, needed) = ((share * images as f64 - 1e-9).ceil() as usize, needed(KEEP));
         if count == 0 {
@@ -83,8 +83,8 @@ impl HeldOutCounts {
             let found = format!("{count} of {images} {what}");
             return Err(Error::HoldsOutTooFew { share, found, needed, keep: KEEP });
         }
-        // Too few would choose by chance.
-        let choosing = if count < needed_to_choose() { 0 } else { count / 3 };
+        // Too few would choose by chance; the features of more take memory.
+        let choosing = if count < needed_to_choose() { 0 } else { EXAMPLES.min(count / 3) };
         Ok(Self { choosing, calibrating: count - choosing })
     }
 }
@@ -103,6 +103,7 @@ mod tests {
             (0.6, 36, [0, 22]),
             (0.5, 112, [0, 56]),
             (0.5, 114, [19, 38]),
+            (0.1, 200_000, [5000, 15_000]),
         ] {
             let HeldOutCounts { choosing, calibrating } =
                 HeldOutCounts::share(share, images, "images").unwrap();

@@ -514,9 +514,6 @@ fn invalid_input_gives_one_error_line_and_exit_code_1() {
 
     let missing = "error: cannot read `none.onnx`: No such file or directory (os error 2)";
     assert_eq!(run(&["eval", "none.onnx"]), missing);
-    assert!(
-        run(&["score", "model.onnx", "other/d.png", "--threshold", "nan"]).contains("the threshold is NaN")
-    );
     let twice = ["eval", "model.onnx", "--known", "known", "--unknown", "x=other", "--unknown", "x=known"];
     assert!(run(&twice).contains("set name = `x`: is the name of another set"));
     assert!(run(&["eval", "half.onnx", "--known", "known"]).contains("`half.onnx` is not a usable model"));
@@ -527,7 +524,6 @@ fn invalid_input_gives_one_error_line_and_exit_code_1() {
     assert!(run(&unknown_empty).contains("`empty` is not a usable data set: it holds no image"));
     fs::copy(at.join("text.png"), at.join("text.onnx")).unwrap();
     assert!(run(&["score", "text.onnx", "text.png"]).contains("`text.onnx` is not a usable model"));
-    assert!(run(&["score", "model.onnx", "other/d.png", "--keep", "2"]).contains("keep = 2"));
     assert!(
         run(&["export", "--run", "empty", "x.onnx"]).contains("cannot read `empty/checkpoint.safetensors`")
     );
@@ -540,8 +536,6 @@ fn invalid_input_gives_one_error_line_and_exit_code_1() {
     }
     assert!(run(&["export", "--run", "nowhere", "x.onnx"]).contains("nowhere"));
     assert!(run(&["export", "model"]).contains("`model` is not a model name: it must end in .onnx"));
-    let infinite = run(&["score", "model.onnx", "other/d.png", "--threshold", "inf"]);
-    assert!(infinite.contains("the threshold is inf, expected a finite number"), "{infinite}");
     fs::write(at.join("mean.csv"), "score,label,set\n1,0,\n2,-1,mean\n").unwrap();
     let reserved = run(&["metrics", "mean.csv"]);
     assert!(
@@ -840,6 +834,12 @@ fn usage_errors_exit_with_code_2() {
         &["evaluate"][..],
         &["eval", "m", "--provider", "gpu"],
         &["eval", "--keep", "0.9", "--threshold", "1"],
+        &["eval", "--keep", "1"],
+        &["recalibrate", "a.onnx", "b.onnx", "--known", "new", "--keep=-0.1"],
+        &["export", "model.onnx", "--keep", "nan"],
+        &["score", "model.onnx", "image.png", "--threshold", "inf"],
+        &["metrics", "scores.csv", "--threshold", "nan"],
+        &["import", "w.pt", "model.onnx", "--threshold", "1e39"],
         &["metrics", "scores.csv", "--score", "energy"],
         &["export", "model.onnx", "--score-limit=-1"],
         &["score"],

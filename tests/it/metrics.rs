@@ -138,7 +138,6 @@ fn errors_in_a_score_file_are_reported() {
             .contains("`far` is not one of the unknown sets")
     );
     assert!(error(&toolkit(at, &["metrics", "none.npz"])).contains("cannot read `none.npz`"));
-    assert!(message("label,score\n1,2\n-1,3\n", &["--threshold", "nan"]).contains("the threshold is NaN"));
     assert!(message("label,score,set\n1,2,\n-1,3,mean\n", &[]).contains("set name = `mean`"));
     // A threshold is compared in double precision, as it is written.
     fs::write(at.join("a.csv"), "label,score,prediction\n1.0,0.7,1\n-1.0,0.8,\n").unwrap();

@@ -325,6 +325,14 @@ fn the_command_says_what_the_earlier_threshold_kept() {
     // The image that decides is kept, too.
     let verdicts = toolkit(at, &["score", "new.onnx", "new"]);
     assert_eq!(stdout(&verdicts).lines().filter(|line| line.contains("\tunknown\t")).count(), 2);
+    let eval = |model, known| stderr(&toolkit(at, &["eval", model, "--known", known])).to_owned();
+    let chose = "known test images that the threshold of the model was chosen from: 60\n";
+    assert!(!eval("model.onnx", "new").contains("threshold of") && eval("new.onnx", "new").contains(chose));
+    fs::rename(at.join("new"), at.join("moved")).unwrap();
+    let lost = "cannot check whether the threshold of the model was chosen from test images: the images of its \
+                recalibration, `new`, were not found\n";
+    assert!(eval("new.onnx", "moved").contains(lost));
+    fs::rename(at.join("moved"), at.join("new")).unwrap();
 
     // Labels change nothing, nor do the names of other folders.
     fs::create_dir(at.join("days")).unwrap();
@@ -341,7 +349,11 @@ fn the_command_says_what_the_earlier_threshold_kept() {
         "{line}"
     );
     assert_eq!(line["sha256"], cac::files::sha256(&fs::read(at.join("days.onnx")).unwrap()));
-    assert_eq!(fs::read(at.join("days.onnx")).unwrap(), fs::read(at.join("new.onnx")).unwrap());
+    let decision = |model: &str| {
+        let bytes = fs::read(at.join(model)).unwrap();
+        Inspection::of(&bytes, model).unwrap().manifest.decision
+    };
+    assert_eq!(decision("days.onnx"), decision("new.onnx"));
     // A folder of another class beside those of the model is a mistake.
     fs::rename(at.join("days/monday"), at.join("days/ant")).unwrap();
     let refused = recalibrate(&["x.onnx", "--known", "days"]);
@@ -370,6 +382,16 @@ fn copies_and_training_images_are_left_out() {
     let args = ["recalibrate", "model.onnx", "new.onnx", "--known", "new"];
     let output = toolkit(at, &args);
     assert!(stdout(&output).contains("chosen from 20 known images given"), "{}", stdout(&output));
+    // Two of the images are also test images of the model.
+    for name in ["ant/00.png", "bee/01.png"] {
+        let test = at.join("known/test").join(name);
+        fs::create_dir_all(test.parent().unwrap()).unwrap();
+        fs::copy(at.join("new").join(name), test).unwrap();
+    }
+    let said = "test images of the model: 2; evaluate the new threshold on others\n";
+    assert!(!stderr(&output).contains(said));
+    let output = toolkit(at, &args);
+    assert!(stderr(&output).contains(said), "{}", stderr(&output));
     let text = stderr(&output);
     assert!(
         text.starts_with("left out copies of other images: 1\nleft out training images of the model: 40\n"),

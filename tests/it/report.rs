@@ -253,8 +253,6 @@ fn a_report_shows_scores() {
     }
     let column = error(&toolkit(at, &["report", "--column", "score"]));
     assert!(column.contains("--column is for score files, and none is given"), "{column}");
-    let threshold = error(&toolkit(at, &["report", "scores.csv", "--threshold", "nan"]));
-    assert!(threshold.contains("the threshold is NaN"), "{threshold}");
     let wrong = error(&toolkit(at, &["report", "scores.csv", "--score", "energy"]));
     assert!(wrong.contains("--score is for models and runs"), "{wrong}");
 }

@@ -61,7 +61,7 @@ pub fn of(error: &Error) -> Option<String> {
             return Some(format!("restore the data, or start a new run{with}"));
         }
         Error::Io { action: "write", error, .. } if error.kind() == ErrorKind::StorageFull => {
-            "free some disk space; earlier files are intact, and `toolkit train --resume` resumes a run that has a saved state"
+            "free some disk space; no file is half written, and `toolkit train --resume` resumes a run that has a saved state"
         }
         Error::Io { action: "read", path, .. } if RunFolder::new(path).holds_run() => {
             return Some(format!(

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use cac::text::on_one_line;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::data::size;
@@ -18,15 +19,10 @@ fn live_bar() -> MutexGuard<'static, Option<ProgressBar>> {
     BAR.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Writes one or more lines to stderr, above the progress bar. Control characters, which file names may contain,
-/// are escaped. A closed stderr is not an error.
-pub fn say(line: impl Display) {
-    let escaped = |text: &str| -> String {
-        let shown =
-            |c: char| if c.is_control() && c != '\n' { c.escape_debug().to_string() } else { c.to_string() };
-        text.chars().map(shown).collect()
-    };
-    let text = escaped(&line.to_string());
+/// Writes one or more lines to stderr, above the progress bar. Characters that control a terminal or reorder a
+/// line, which file names may contain, are escaped. A closed stderr is not an error.
+pub fn say(lines: impl Display) {
+    let text = lines.to_string().split('\n').map(on_one_line).collect::<Vec<_>>().join("\n");
     let write = || {
         let _ = writeln!(stderr(), "{text}");
     };
@@ -67,6 +63,7 @@ impl Progress {
     }
 
     fn start(label: String, total: Option<u64>, amount: fn(u64) -> String, template: &str) -> Self {
+        let label = on_one_line(&label);
         let bar = stderr().is_terminal().then(|| {
             let style = ProgressStyle::with_template(template).expect("a valid template");
             let bar = total.map_or_else(ProgressBar::no_length, ProgressBar::new);

@@ -194,10 +194,10 @@ pub struct FileArgs {
     pub threshold_input: bool,
     /// Choose the threshold on held-out images to keep this share of new known ones, 0 to below 1; on the
     /// known test images if training held none out. An import uses the --known images
-    #[arg(long, value_name = "SHARE", default_value_t = KEEP)]
+    #[arg(long, value_name = "SHARE", value_parser = share_to_keep, default_value_t = KEEP)]
     pub keep: f64,
     /// Set the threshold by hand; images with a larger score are unknown
-    #[arg(long, value_name = "X", conflicts_with = "keep")]
+    #[arg(long, value_name = "X", value_parser = finite::<f32>, conflicts_with = "keep")]
     pub threshold: Option<f32>,
     /// Type and shape of the input: f32 [N, 3, H, W] in 0 to 1, or u8 [N, H, W, 3]
     #[arg(
@@ -553,7 +553,7 @@ pub struct MetricsArgs {
     #[arg(long, value_name = "NAME", default_value = SCORE_COLUMN)]
     pub column: String,
     /// Add the shares of images that this threshold keeps and catches
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", value_parser = finite::<f64>)]
     pub threshold: Option<f64>,
     /// Options of the table
     #[command(flatten)]
@@ -716,7 +716,7 @@ pub struct RecalibrateArgs {
     pub data: FolderArgs,
     /// Share of new known images that the threshold keeps, 0 to below 1; by default the model's, or 0.95 if its
     /// threshold was set by hand
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", value_parser = share_to_keep)]
     pub keep: Option<f64>,
     /// cpu (tract), onnxruntime, cuda[:N] or another of `toolkit providers`; there is no fallback
     #[arg(long, default_value = "cpu")]
@@ -787,14 +787,27 @@ pub struct ProvidersArgs {
 pub struct ScorerArgs {
     /// Choose the threshold that keeps this share of new known images, 0 to below 1, from the held-out scores
     /// in the file; by default the threshold in the file
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", value_parser = share_to_keep)]
     pub keep: Option<f64>,
     /// Threshold on the score; by default that of the file
-    #[arg(long, value_name = "X", conflicts_with = "keep")]
+    #[arg(long, value_name = "X", value_parser = finite::<f64>, conflicts_with = "keep")]
     pub threshold: Option<f64>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Parses the share that a threshold keeps.
+fn share_to_keep(text: &str) -> Result<f64, String> {
+    // Of two zeros the positive one.
+    let share = text.parse::<f64>().ok().filter(|share| (0.0..1.0).contains(share)).map(f64::abs);
+    share.ok_or_else(|| "expected a share from 0 to below 1".to_owned())
+}
+
+/// Parses a threshold.
+fn finite<T: FromStr + Copy + Into<f64>>(text: &str) -> Result<T, String> {
+    let number = text.parse::<T>().ok().filter(|&number| number.into().is_finite());
+    number.ok_or_else(|| "expected a finite number".to_owned())
 }
 
 /// Parses a number of things, of which there must be one.

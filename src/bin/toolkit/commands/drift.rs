@@ -14,7 +14,7 @@ use cac::{
     eval::{self, score_file},
     files::sha256,
     model::{Inspection, Manifest},
-    text::{not_counted, on_one_line, path_text, shown},
+    text::{not_counted, on_one_line, shown},
 };
 use rand::{SeedableRng, rngs::ChaCha8Rng, seq::SliceRandom};
 use serde::Deserialize;
@@ -234,7 +234,7 @@ fn score_images(scorer: &Scorer, folder: &Path, skip_broken: bool) -> anyhow::Re
     let images = Dataset::unknown(folder, Split::Test, &scorer.decision().input)?;
     say_left_out(images.left_out());
     let start = Instant::now();
-    let mut bar = Progress::new(format!("scoring `{}`", path_text(folder)), images.len());
+    let mut bar = Progress::new(format!("scoring `{}`", shown(folder)), images.len());
     let (mut stream, mut broken) = (Stream::default(), Vec::new());
     let scored = eval::scores(scorer, &images, |indices, scores, errors| {
         stream.scores.extend(scores);

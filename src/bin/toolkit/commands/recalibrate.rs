@@ -9,7 +9,7 @@ use cac::{
     files::check_writable_folder,
     method::needed,
     model::{Inspection, Manifest},
-    text::{first_few, not_counted, on_one_line, path_text, per_cent, shown},
+    text::{first_few, not_counted, on_one_line, per_cent, shown},
 };
 use serde_json::json;
 
@@ -45,9 +45,13 @@ pub fn run(args: &RecalibrateArgs) -> anyhow::Result<()> {
     if !missing.is_empty() {
         say(format_args!("classes without images, which the guarantee does not cover: {missing}"));
     }
-    let options =
-        RecalibrateOptions { keep: args.keep, provider: args.provider, skip_broken: args.skip_broken };
-    let mut bar = Progress::new(format!("scoring `{}`", path_text(&folder)), images.len());
+    let options = RecalibrateOptions {
+        keep: args.keep,
+        provider: args.provider,
+        skip_broken: args.skip_broken,
+        known: Some(&args.known),
+    };
+    let mut bar = Progress::new(format!("scoring `{}`", shown(&folder)), images.len());
     let mut done = 0;
     let recalibrated = export::recalibrate(bytes, &origin, &images, options, &args.output, |more| {
         done += more;
@@ -121,17 +125,21 @@ fn holds_folder(folder: &Path, name: &str) -> bool {
 }
 
 /// The images without copies, and without those that the model was trained on, as far as these are where they
-/// were. Says what it leaves out, and what it cannot tell.
+/// were. Says what it leaves out, how many are test images of the model, and what it cannot tell.
 fn apart(images: Dataset, manifest: &Manifest, data: &DataFolder) -> anyhow::Result<Dataset> {
     let distinct = images.distinct()?;
     if distinct.len() < images.len() {
         say(format_args!("left out copies of other images: {}", images.len() - distinct.len()));
     }
-    let unseen = match training_images(manifest, data)? {
-        Ok((training, what)) => {
+    let unseen = match recorded(manifest, data)? {
+        Ok(Recorded { training, what, test }) => {
             let unseen = distinct.without(&training)?;
             if unseen.len() < distinct.len() {
                 say(format_args!("left out {what}: {}", distinct.len() - unseen.len()));
+            }
+            let tested = test.map_or(Ok(0), |test| Ok::<_, Error>(test.copies_in([&unseen])?[0]))?;
+            if tested > 0 {
+                say(format_args!("test images of the model: {tested}; evaluate the new threshold on others"));
             }
             unseen
         }
@@ -143,11 +151,16 @@ fn apart(images: Dataset, manifest: &Manifest, data: &DataFolder) -> anyhow::Res
     Ok(unseen)
 }
 
-/// The training images of a model and what they are, or why they are not known.
-fn training_images(
-    manifest: &Manifest,
-    data: &DataFolder,
-) -> anyhow::Result<Result<(Dataset, String), String>> {
+/// The images of a training that are still where they were.
+struct Recorded {
+    training: Dataset,
+    /// What the training images are, in words.
+    what: String,
+    test: Option<Dataset>,
+}
+
+/// The images of the training of a model, or why they are not known.
+fn recorded(manifest: &Manifest, data: &DataFolder) -> anyhow::Result<Result<Recorded, String>> {
     let record = manifest.history.training.as_ref();
     let Some((record, trained)) = record.and_then(|record| Some((record, record.known_data()?))) else {
         return Ok(Err("the model does not record its training data".to_owned()));
@@ -158,18 +171,21 @@ fn training_images(
     else {
         return Ok(Err(format!("`{path}` not found")));
     };
-    let open = || -> cac::Result<(Dataset, String)> {
+    let open = || -> cac::Result<Recorded> {
         let what = "training images of the model".to_owned();
+        let trained = trained.at(&folder);
         let Some(tested) = record.test_names() else {
-            return Ok((trained.at(&folder).training(input)?, what));
+            // The test images may be elsewhere.
+            let test = trained.test(&[], input).ok().map(|test| test.known);
+            return Ok(Recorded { training: trained.training(input)?, what, test });
         };
-        let (training, test) = trained.at(&folder).both(&[], input)?;
+        let (training, test) = trained.both(&[], input)?;
         if test.known.names_checksum() == tested {
-            return Ok((training, what));
+            return Ok(Recorded { training, what, test: Some(test.known) });
         }
         // Any of its images may have been one.
         let what = format!("images of `{path}`, which has changed since the training");
-        Ok((Dataset::unknown(&folder, Split::Train, input)?, what))
+        Ok(Recorded { training: Dataset::unknown(&folder, Split::Train, input)?, what, test: None })
     };
     match open() {
         Err(error @ Error::Io { .. }) => Err(error.into()),

@@ -227,6 +227,32 @@ fn is_found(known: &Path) -> bool {
     exists(known) || PublishedSet::meant_by(known).is_some()
 }
 
+/// How many known test images a recalibration chose the threshold from, in words, as far as its images are where
+/// they were.
+pub fn chose_threshold(
+    args: &EvaluationArgs,
+    model: &str,
+    manifest: &Manifest,
+    images: &TestImages,
+) -> cac::Result<Option<String>> {
+    let recalibration = manifest.history.recalibration.as_ref();
+    let Some(known) = recalibration.and_then(|recalibration| recalibration.known.as_ref()) else {
+        return Ok(None);
+    };
+    let folder = args.data.folder().resolve(known, &[Role::Known(Split::Test)]).ok();
+    let open = |folder: PathBuf| Dataset::unknown(&folder, Split::Test, &manifest.decision.input).ok();
+    let Some(chose) = folder.filter(|folder| exists(folder)).and_then(open) else {
+        return Ok(Some(format!(
+            "cannot check whether the threshold of {model} was chosen from test images: the images of its \
+             recalibration, `{}`, were not found",
+            shown(known)
+        )));
+    };
+    let count = chose.copies_in([&images.known])?[0];
+    let remark = || format!("known test images that the threshold of {model} was chosen from: {count}");
+    Ok((count > 0).then(remark))
+}
+
 /// How many test images are among the training images of a model, in words; `advice` is on the known ones.
 fn shared(model: &str, training: &Dataset, images: &TestImages, advice: &str) -> cac::Result<Vec<String>> {
     let counts = training.copies_in(images.sets())?;
