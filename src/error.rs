@@ -192,13 +192,17 @@ pub enum Error {
         value: String,
     },
     /// A share of the training images holds out too few to choose a threshold from.
-    #[error("held-out = {share}: holds out {found}; a threshold that keeps {} % of known images needs {needed}",
-        per_cent(*keep))]
+    #[error("held-out = {share}: holds out {found} of {images} {}images; a threshold that keeps {} % of known images \
+        needs {needed}", if *are_distinct { "distinct " } else { "" }, per_cent(*keep))]
     HoldsOutTooFew {
         /// The share, 0 to below 1.
         share: f64,
-        /// The images that it holds out.
-        found: String,
+        /// The number of images that it holds out.
+        found: usize,
+        /// The number of images.
+        images: usize,
+        /// Whether there are copies, which are not counted.
+        are_distinct: bool,
         /// The number needed.
         needed: usize,
         /// The share that the threshold keeps, 0 to below 1.

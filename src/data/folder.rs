@@ -69,6 +69,36 @@ pub(crate) fn is_split_name(name: &str) -> bool {
     TRAIN.iter().chain(&TEST).any(|split| split.eq_ignore_ascii_case(name))
 }
 
+/// Names of folders of images that are of no class, in lower case: English, German, French, Spanish and Italian.
+const REMAINDERS: [&str; 20] = [
+    "altri",
+    "altro",
+    "andere",
+    "autre",
+    "autres",
+    "background",
+    "diverses",
+    "divers",
+    "misc",
+    "miscellaneous",
+    "negative",
+    "negatives",
+    "none",
+    "other",
+    "others",
+    "otros",
+    "rest",
+    "sonstige",
+    "sonstiges",
+    "unsorted",
+];
+
+/// Whether a folder of this name seems to hold images of no class.
+#[must_use]
+pub(crate) fn is_remainder(name: &str) -> bool {
+    REMAINDERS.contains(&name.to_lowercase().as_str())
+}
+
 /// Whether a folder has class folders of both splits.
 #[must_use]
 pub fn is_divided(folder: &Path) -> bool {
@@ -115,12 +145,21 @@ fn known(folder: &Path, wanted: Wanted) -> Result<Part> {
     let mut part = Part { classes: Vec::new(), labels: Vec::new(), ..unlabelled(Listing::default()) };
     let mut files = Vec::new();
     let mut folders: HashMap<PathBuf, String> = HashMap::new();
+    let mut empty = Vec::new();
     for (name, class) in class_folders(&root)? {
-        let images = images_below(&class)?;
+        let images = match images_below(&class) {
+            Err(error @ Error::NoImages { .. }) => {
+                empty.push((name, error));
+                continue;
+            }
+            found => found?,
+        };
         let own: HashSet<&Path> = images.files.iter().filter_map(|file| file.parent()).collect();
         for folder in own.into_iter().filter_map(|folder| folder.canonicalize().ok()) {
             if let Some(other) = folders.insert(folder, name.clone()).filter(|other| *other != name) {
-                let reason = format!("by a link, the classes `{other}` and `{name}` have the same images");
+                let reason = format!(
+                    "the classes `{other}` and `{name}` have the same images: one of the folders holds a link to the other"
+                );
                 return Err(Error::Dataset { path: root, reason });
             }
         }
@@ -128,6 +167,15 @@ fn known(folder: &Path, wanted: Wanted) -> Result<Part> {
         part.labels.resize(part.labels.len() + images.files.len(), part.classes.len() as i64 - 1);
         files.extend(images.files);
         add_counts(&mut part.left_out, &images.left_out);
+    }
+    match empty.len() {
+        0 => {}
+        1 => return Err(empty.remove(0).1),
+        _ => {
+            let names = few(empty.iter().map(|(name, _)| name.as_str()));
+            let reason = format!("the class folders {names} hold no images ({})", EXTENSIONS.join(", "));
+            return Err(Error::NoImages { path: root, reason });
+        }
     }
     // Images of no class.
     for path in entries(&root)?.iter().filter(|path| has_extension(path) && path.is_file()) {
@@ -426,7 +474,7 @@ pub mod tests {
             touch(root.path(), &["a/1.png", "b/2.png"]);
             std::os::unix::fs::symlink(target, root.path().join(link)).unwrap();
             let error = known(root.path(), Wanted::Divided(0.5)).unwrap_err().to_string();
-            assert!(error.contains("by a link, the classes `a` and "), "{link}: {error}");
+            assert!(error.contains("one of the folders holds a link to the other"), "{link}: {error}");
         }
     }
 
@@ -461,6 +509,12 @@ pub mod tests {
         touch(root, &["a/1.png", "b/readme.txt"]);
         let error = known(root, Wanted::Known(Split::Test)).unwrap_err().to_string();
         assert!(error.contains("b` is not a usable data set: it holds no images"), "{error}");
+        touch(root, &["c/readme.txt", "d/1.png"]);
+        let error = known(root, Wanted::Known(Split::Test)).unwrap_err().to_string();
+        assert!(
+            error.contains("a usable data set: the class folders `b`, `c` hold no images (bmp, "),
+            "{error}"
+        );
         assert!(matches!(images_below(&root.join("none")), Err(Error::Io { .. })));
     }
 }

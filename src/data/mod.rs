@@ -53,8 +53,8 @@ pub(crate) use draws::{leaving_classes, shuffled};
 pub use fetch::{Fault, Verified};
 #[cfg(feature = "train")]
 pub(crate) use folder::add_counts;
-pub(crate) use folder::is_split_name;
 pub use folder::{LeftOut, Listing, images_below, is_divided};
+pub(crate) use folder::{is_remainder, is_split_name};
 pub use known::{KnownData, TestImages, other_classes_in_words};
 use layout::{Part, Wanted};
 pub use layout::{exists, layouts, unused_splits};

@@ -24,6 +24,13 @@ pub(crate) const HELD_OUT_SEEN: &str = "held_out_seen";
 /// The field that says that the backbone has learned classes that are unknown here.
 pub(crate) const UNKNOWN_SEEN: &str = "unknown_seen";
 
+/// The field of the number of held-out images that look almost like a training image.
+pub(crate) const HELD_OUT_ALIKE: &str = "held_out_alike";
+/// The field of the number of known test images that look almost like a training image, without its bytes.
+pub(crate) const TESTS_ALIKE: &str = "tests_alike";
+/// The field of the number of known test images with the bytes of a training image.
+pub(crate) const TESTS_TRAINED_ON: &str = "tests_trained_on";
+
 /// The field of what the backbone and those before it were trained on: the [split](Training::split) of each.
 /// It is for training runs that start from this one, and is not shown.
 pub(crate) const ANCESTORS: &str = "ancestors";
@@ -33,10 +40,11 @@ pub(crate) const ANCESTORS: &str = "ancestors";
 pub(crate) const TEST_NAMES: &str = "test_names";
 
 /// The fields that do not belong to the recipe.
-const DATA: [&str; 17] = [
+const DATA: [&str; 20] = [
     "backbone",
     "device",
     "epoch",
+    HELD_OUT_ALIKE,
     HELD_OUT_SEEN,
     "held_out_test",
     "images",
@@ -47,6 +55,8 @@ const DATA: [&str; 17] = [
     "skipped",
     "test_every",
     "test_images",
+    TESTS_ALIKE,
+    TESTS_TRAINED_ON,
     "threads",
     "unknown",
     "unknown_classes",
@@ -158,6 +168,14 @@ impl History {
             None
         }
     }
+}
+
+/// What it means that held-out images look almost like a training image, without a full stop.
+pub(crate) fn held_out_alike_in_words(count: usize) -> String {
+    format!(
+        "held-out images that look almost like a training image: {count}; if they are copies, or frames of one video, the \
+         threshold keeps fewer new images than guaranteed"
+    )
 }
 
 /// A recalibration: a new threshold for an existing file.
@@ -355,7 +373,8 @@ impl Training {
     /// `unknown_classes`, `backbone`, `device`, `threads` (of libtorch), `loader_threads`, `libtorch` (its version),
     /// `images` (the number of training images), `held_out_test` (the share of images to test on), `test_images`
     /// (their number), `test_names` (the checksum of their names), `skipped` (the number of images that could
-    /// not be read), `held_out_seen` (whether the backbone had learned from held-out images), `unknown_seen` (whether
+    /// not be read), `held_out_alike`, `tests_alike` (the numbers of held-out and of test images that look almost like a
+    /// training image), `tests_trained_on` (the number of test images with the bytes of one), `held_out_seen` (whether the backbone had learned from held-out images), `unknown_seen` (whether
     /// it had learned classes that are unknown here), `ancestors` (what it and the backbones before it were
     /// trained on), `epoch` (the number of finished epochs after which the weights were taken) or `test_every` (the
     /// number of epochs between tests, of which the best is taken).
@@ -369,6 +388,12 @@ impl Training {
     #[must_use]
     pub fn test_names(&self) -> Option<String> {
         self.get(TEST_NAMES)
+    }
+
+    /// How many of the held-out images look almost like a training image.
+    #[must_use]
+    pub fn held_out_alike(&self) -> usize {
+        self.get(HELD_OUT_ALIKE).unwrap_or_default()
     }
 
     /// Whether the backbone was trained on classes that this training left out, as far as its file said, and some

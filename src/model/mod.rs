@@ -32,8 +32,11 @@ use crate::{
 pub use decision::{Decision, OperatingPoint, PlaceScore, Threshold};
 #[cfg(all(feature = "files", feature = "tract"))]
 pub use file::with_features;
+pub(crate) use history::held_out_alike_in_words;
 #[cfg(feature = "train")]
-pub(crate) use history::{ANCESTORS, HELD_OUT_SEEN, TEST_NAMES, UNKNOWN_SEEN};
+pub(crate) use history::{
+    ANCESTORS, HELD_OUT_ALIKE, HELD_OUT_SEEN, TEST_NAMES, TESTS_ALIKE, TESTS_TRAINED_ON, UNKNOWN_SEEN,
+};
 pub use history::{Candidate, Choice, Degraded, History, Recalibration, ResizeCheck, Robustness, Training};
 #[cfg(all(feature = "files", feature = "tract"))]
 pub use inspect::Inspection;
@@ -176,6 +179,13 @@ impl Manifest {
         self.history.doubt_of_held_out().or(chose_epoch)
     }
 
+    /// How many of the images from which the threshold was chosen look almost like a training image, if any do.
+    #[must_use]
+    pub fn held_out_alike(&self) -> Option<usize> {
+        let training = self.history.training.as_ref().filter(|_| self.history.recalibration.is_none())?;
+        Some(training.held_out_alike()).filter(|&count| count > 0)
+    }
+
     /// The share of new known images that a threshold for the share `keep` keeps at least, with a confidence of
     /// 95 %; `None` without a guarantee. `doubt` is the provider's reason for none,
     /// `Provider::doubt_of_held_out`.
@@ -207,8 +217,11 @@ impl Manifest {
         let share = per_cent(keep);
         Some(match self.kept_at_least(keep, doubt) {
             Some(bound) => format!(
-                "{share} % of new known images{of_class}, and at least {:.1} % with 95 % confidence{of_one}; chosen from {data}",
-                100.0 * bound
+                "{share} % of new known images{of_class}, and at least {:.1} % with 95 % confidence{of_one}; chosen from {data}{}",
+                100.0 * bound,
+                self.held_out_alike().map_or(String::new(), |count| format!(
+                    ", of which {count} look almost like a training image: if they are copies, or frames of one video, fewer are kept"
+                ))
             ),
             None => {
                 let doubt = self.doubt_of_held_out().or(doubt);

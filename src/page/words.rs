@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     metrics::Interval,
-    model::{Robustness, Threshold},
+    model::{Robustness, Threshold, held_out_alike_in_words},
     report::{Report, Row},
     text::{listed, not_counted},
 };
@@ -109,7 +109,7 @@ impl Subject {
         let intervals = report.intervals.unwrap_or_default();
         let named = report.accuracy.map(|accuracy| {
             format!(
-                "classifies {} of the known images correctly",
+                "the model classifies {} of the known images correctly",
                 with_interval(accuracy, intervals.accuracy)
             )
         });
@@ -183,6 +183,14 @@ impl Subject {
                  of them that it keeps does not estimate the share of new images."
                     .to_owned(),
             );
+        }
+        let alike = self.origin.as_ref().filter(|_| self.keep.is_some());
+        if let Some(count) = alike.and_then(|origin| origin.manifest.held_out_alike()) {
+            let alike = sentence(&held_out_alike_in_words(count));
+            // A run's log has the same remark.
+            if !cautions.contains(&alike) {
+                cautions.push(alike);
+            }
         }
         if let Some(degradation) = self.degradation {
             cautions.push(format!("All test images are degraded ({}).", degradation.in_words()));
@@ -321,6 +329,18 @@ impl Subject {
         if !more.is_empty() {
             cautions.push(format!("The AUROC for {} is below 50 %, too.", counted(more.len(), "more set")));
         }
+        let is_chance = |row: &&Row| {
+            let interval = row.intervals.map(|intervals| intervals.metrics.auroc);
+            !row.is_reversed() && interval.is_some_and(|Interval { low, high }| (low..=high).contains(&0.5))
+        };
+        let by_chance: Vec<String> =
+            set_rows(self).iter().filter(is_chance).map(|row| quoted(&row.name)).collect();
+        if let Some((named, more)) = first_named(&by_chance) {
+            let more = if more == 0 { String::new() } else { format!(", and for {more} more") };
+            cautions.push(format!(
+                "The AUROC for {named}{more} may be no better than chance: its interval includes 50 %."
+            ));
+        }
         if self.tested.unknown.is_empty() {
             cautions.push("There are no unknown images, so rejecting them is not measured.".to_owned());
         }
@@ -407,7 +427,7 @@ mod tests {
         let both = subject(&known, &[("far", &far), ("near", &known)], Some(179.0));
         assert_eq!(
             both.verdict(),
-            "Classifies 75.0 % of the known images correctly; at a threshold that keeps 90.0 % of them, it catches 60.0 % of \
+            "The model classifies 75.0 % of the known images correctly; at a threshold that keeps 90.0 % of them, it catches 60.0 % of \
              far and 10.0 % of near."
         );
         assert_eq!(
@@ -435,7 +455,8 @@ mod tests {
     #[test]
     fn a_weakness_that_the_model_file_records_calls_for_caution() {
         let scores: Vec<f64> = (0..200).map(f64::from).collect();
-        let mut subject = subject(&scores, &[("far", &scores)], Some(199.0));
+        let far: Vec<f64> = scores.iter().map(|score| score + 200.0).collect();
+        let mut subject = subject(&scores, &[("far", &far)], Some(199.0));
         let of_kept = |noise: f64, jpeg: f64| {
             let one = |degradation, same_class| Degraded { degradation, kept: 0.9, same_class };
             let [reduced, noise, jpeg] =
@@ -494,6 +515,8 @@ mod tests {
             ReportOptions { bootstrap: Some(Bootstrap { resamples: 1, seed: 0 }), ..Default::default() };
         at_chance.report = Ok(Report::new(&scores, None, &[("x", &scores[..96])], &options).unwrap());
         assert!(!reversed(&at_chance));
+        let chance = "The AUROC for x may be no better than chance: its interval includes 50 %.";
+        assert!(at_chance.cautions().contains(&chance.to_owned()), "{:?}", at_chance.cautions());
         let names: Vec<String> = (0..2000).map(|number| number.to_string()).collect();
         let many: Vec<(&str, &[f64])> = names.iter().map(|name| (&name[..], &[0.0][..])).collect();
         let cautions = subject(&[1.0, 2.0], &many, None).cautions();

@@ -8,9 +8,10 @@ use std::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
-    data::{LeftOut, is_split_name, other_classes_in_words},
+    data::{LeftOut, is_remainder, is_split_name, other_classes_in_words},
     error::{Error, Result},
     method::LogitScore,
+    model::held_out_alike_in_words,
     report::{Report, is_zero},
     text::{first_few, on_one_line, path_text},
 };
@@ -95,7 +96,7 @@ pub enum Event {
     },
 }
 
-/// A class with fewer training images is remarked on.
+/// Classes with fewer training images get a remark.
 const SCARCE: usize = 10;
 
 /// What a run trains on and is tested on.
@@ -173,17 +174,19 @@ impl Started {
             }
         };
         count("test images that are also training images", self.repeated, "");
-        let frames = "if they are copies, or frames of one video,";
         count(
             "test images that look almost like a training image",
             self.alike_in_tests,
-            &format!("; {frames} the accuracy is too high"),
+            "; if they are copies, or frames of one video, the accuracy is too high",
         );
-        count(
-            "held-out images that look almost like a training image",
-            self.alike_held_out,
-            &format!("; {frames} the threshold keeps fewer new images than guaranteed"),
-        );
+        if self.alike_held_out > 0 {
+            remarks.push(held_out_alike_in_words(self.alike_held_out));
+        }
+        let mut count = |what: &str, count: usize, consequence: &str| {
+            if count > 0 {
+                remarks.push(format!("{what}: {count}{consequence}"));
+            }
+        };
         count(
             "training images that are copies of others",
             self.duplicates,
@@ -217,10 +220,19 @@ impl Started {
                 on_one_line(class)
             ));
         }
+        for class in self.classes.keys().filter(|class| is_remainder(class)) {
+            remarks.push(format!(
+                "the class `{}` is known like the others: images of no class do not belong to the known ones",
+                on_one_line(class)
+            ));
+        }
         let scarce = self.classes.iter().filter(|&(_, &count)| count < SCARCE);
         let mut scarce = scarce.map(|(class, count)| format!("{} ({count})", on_one_line(class))).peekable();
         if scarce.peek().is_some() {
-            remarks.push(format!("classes with few training images: {}", first_few(scarce)));
+            remarks.push(format!(
+                "classes with few training images, for which alone the threshold guarantees nothing: {}",
+                first_few(scarce)
+            ));
         }
         remarks
     }

@@ -127,8 +127,8 @@ pub(super) struct Warp {
 }
 
 impl Warp {
-    fn mirrored(mut self, really: bool) -> Self {
-        if really {
+    fn mirrored(mut self, is_mirrored: bool) -> Self {
+        if is_mirrored {
             for row in &mut self.matrix {
                 row[0] = -row[0];
             }

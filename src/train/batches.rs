@@ -49,6 +49,8 @@ pub struct Batches<'a> {
     /// Fractals to mix into images, if any.
     fractals: Option<Fractals>,
     pub(super) contents: Contents,
+    /// What the run trains on and is tested on, without what the backbone has seen.
+    pub(super) started: Started,
     /// The [names](Dataset::names_checksum) of the known test images, if these are held out.
     pub(super) test_names: Option<String>,
 }
@@ -122,7 +124,7 @@ impl<'a> Batches<'a> {
             let reason = format!("class `{name}` has no training image{readable}{but}");
             return Err(Error::Dataset { path: settings.known.path.clone(), reason });
         }
-        Ok(Some(Self {
+        let mut batches = Self {
             settings,
             known,
             training,
@@ -135,12 +137,15 @@ impl<'a> Batches<'a> {
             fractals: (settings.recipe.pixmix > 0.0)
                 .then(|| Fractals::for_images(settings.input.height, settings.input.width)),
             contents,
+            started: Started::default(),
             test_names,
-        }))
+        };
+        batches.started = batches.describe();
+        Ok(Some(batches))
     }
 
     /// What the run trains on and is tested on, without what the backbone has seen.
-    pub(super) fn started(&self) -> Started {
+    fn describe(&self) -> Started {
         let Contents { skipped, repeated, learned, also_known, copies, hashes, test_hashes, .. } =
             &self.contents;
         let of = |indices: &[usize]| -> Vec<_> { indices.iter().map(|&index| hashes[index]).collect() };
@@ -447,7 +452,7 @@ mod tests {
         settings.recipe.batch_size = 8;
         let batches = open(&settings);
         assert_eq!(
-            (batches.contents.skipped, batches.started().duplicates, batches.calibrating.len()),
+            (batches.contents.skipped, batches.started.duplicates, batches.calibrating.len()),
             (1, 20, 24)
         );
         // Of the copies, one at most calibrates; then none is trained on.

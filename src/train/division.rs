@@ -53,12 +53,13 @@ impl HeldOutCounts {
     /// # Errors
     /// [`Error::HoldsOutTooFew`] and [`Error::EmptiesClass`].
     pub fn of(known: &Dataset, share: f64, images: usize) -> Result<Self> {
-        let what = if images < known.len() { "distinct images" } else { "images" };
+        let are_distinct = images < known.len();
+        let what = if are_distinct { "distinct images" } else { "images" };
         if images < known.classes().len() {
             let reason = format!("it has {images} {what} for {} classes", known.classes().len());
             return Err(Error::Dataset { path: known.origin.clone(), reason });
         }
-        let held_out = Self::share(share, images, what)?;
+        let held_out = Self::share(share, images, are_distinct)?;
         let count = held_out.choosing + held_out.calibrating;
         if count + known.classes().len() > images {
             let value = format!("{count} of {images} {what}");
@@ -70,8 +71,9 @@ impl HeldOutCounts {
     /// A share of the images; a share of 0 holds out none. A small share is raised to 58 images, so that the
     /// threshold is not the largest score. If 58 exceed a fifth of all images, it is raised to the 19 that a
     /// threshold needs, unless these exceed a fifth too. A third chooses, at most [`EXAMPLES`], if that is at least
-    /// 19; otherwise all calibrate. `what` is counted.
-    fn share(share: f64, images: usize, what: &str) -> Result<Self> {
+    /// 19; otherwise all calibrate. `are_distinct`: copies are
+    /// not counted.
+    fn share(share: f64, images: usize, are_distinct: bool) -> Result<Self> {
         let (mut count, needed) = ((share * images as f64 - 1e-9).ceil() as usize, needed(KEEP));
         if count == 0 {
             return Ok(Self { choosing: 0, calibrating: 0 });
@@ -80,8 +82,14 @@ impl HeldOutCounts {
             count = count.max(least);
         }
         if count < needed {
-            let found = format!("{count} of {images} {what}");
-            return Err(Error::HoldsOutTooFew { share, found, needed, keep: KEEP });
+            return Err(Error::HoldsOutTooFew {
+                share,
+                found: count,
+                images,
+                are_distinct,
+                needed,
+                keep: KEEP,
+            });
         }
         // Too few would choose by chance; the features of more take memory.
         let choosing = if count < needed_to_choose() { 0 } else { EXAMPLES.min(count / 3) };
@@ -105,11 +113,10 @@ mod tests {
             (0.5, 114, [19, 38]),
             (0.1, 200_000, [5000, 15_000]),
         ] {
-            let HeldOutCounts { choosing, calibrating } =
-                HeldOutCounts::share(share, images, "images").unwrap();
+            let HeldOutCounts { choosing, calibrating } = HeldOutCounts::share(share, images, false).unwrap();
             assert_eq!([choosing, calibrating], expected, "{share} of {images}");
         }
-        let error = HeldOutCounts::share(0.02, 36, "images").err().expect("too few").to_string();
+        let error = HeldOutCounts::share(0.02, 36, false).err().expect("too few").to_string();
         assert!(
             error.contains("held-out = 0.02: holds out 1 of 36 images") && error.ends_with("needs 19"),
             "{error}"

@@ -27,7 +27,7 @@ use crate::{
     error::Result,
     image::Input,
     method::{AnchorKind, Anchors},
-    model::{TEST_NAMES, Training},
+    model::{HELD_OUT_ALIKE, TEST_NAMES, TESTS_ALIKE, TESTS_TRAINED_ON, Training},
     run::{
         self, BatchNorm, CheckBatch, Checkpoint, Facts, HeldOut, Mirrored, RunFolder, TestFeatures,
         TestLogits, TrainingPrecision,
@@ -318,8 +318,8 @@ impl<'a> Learner<'a> {
         Ok(values)
     }
 
-    /// Computes the features of a checkpoint from which an export chooses a score and tells what degraded
-    /// images do, and those of mirror images if the training mirrored some. Breaks if asked to stop.
+    /// Computes the features of a checkpoint from which an export chooses a score and measures the effect of
+    /// degradations, and those of mirror images if the training mirrored some. Breaks if asked to stop.
     pub fn add_features(
         &self,
         checkpoint: &mut Checkpoint,
@@ -561,11 +561,20 @@ impl<'a> Learner<'a> {
 
     /// The record of the training after this many epochs.
     fn record(&self, epoch: usize) -> Training {
-        let Batches { known_test, contents, test_names, .. } = self.batches;
+        let Batches { known_test, contents, started, test_names, .. } = self.batches;
         let mut record =
             self.settings.record(self.batches.images(), known_test.len(), contents.skipped, epoch);
         if let Some(names) = test_names {
             record.insert(TEST_NAMES, names.as_str().into());
+        }
+        for (name, count) in [
+            (HELD_OUT_ALIKE, started.alike_held_out),
+            (TESTS_ALIKE, started.alike_in_tests),
+            (TESTS_TRAINED_ON, started.repeated),
+        ] {
+            if count > 0 {
+                record.insert(name, count.into());
+            }
         }
         self.lineage.add_to(&mut record);
         record

@@ -123,7 +123,7 @@ impl Appended {
         Ok(())
     }
 
-    /// Removes the start of a line at the end of a text that has lost its own.
+    /// Removes an incomplete last line.
     fn end_with_line(&mut self) -> Result<()> {
         let text = std::fs::read(&self.path).map_err(Error::io("read", &self.path))?;
         let whole = text.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);

@@ -27,7 +27,7 @@ const REPORT_EVERY: usize = 10;
 /// Steps between logged events.
 const LOG_EVERY: usize = 50;
 /// The tensor of the lowest held-out losses in a state.
-const MIN_LOSSES: &str = "held-out.losses";
+const LOWEST_LOSSES: &str = "held-out.losses";
 /// States kept on disk: if the newest is damaged, the one before it is used.
 const STATES_KEPT: usize = 2;
 
@@ -113,7 +113,7 @@ fn run_from(
     let Some(batches) = Batches::open(settings, stop, &mut observe)? else { return Ok(Outcome::NotBegun) };
     let mut session = Session::begin(settings, &batches, run, start, backbone)?;
     let Lineage { held_out_seen, unknown_seen, .. } = session.learner.lineage;
-    let started = Event::Start(Started { held_out_seen, unknown_seen, ..batches.started() });
+    let started = Event::Start(Started { held_out_seen, unknown_seen, ..batches.started.clone() });
     if is_new {
         session.record(&started)?;
         session.save()?;
@@ -162,7 +162,7 @@ struct Session<'a> {
     optimizer: Optimizer,
     state: State,
     /// The losses of the held-out images after the epoch in which their mean was lowest, once there is one.
-    least_losses: Vec<f32>,
+    lowest_losses: Vec<f32>,
     /// The moving average of the loss. It stays on the device: reading it waits for the device to finish.
     smoothed_loss: Option<Tensor>,
     log: Log,
@@ -182,7 +182,7 @@ impl<'a> Session<'a> {
         let mut optimizer =
             Optimizer::new(&learner.network, &settings.recipe, settings.loss.variant).map_err(torch)?;
         let Contents { checksum, tests_checksum, .. } = &batches.contents;
-        let (mut log, state, least_losses) = match start {
+        let (mut log, state, lowest_losses) = match start {
             Start::Saved { log, state, tensors } => {
                 // The best checkpoint has the outputs for the test images.
                 if (&state.data, &state.test_sets) != (checksum, tests_checksum) {
@@ -193,8 +193,8 @@ impl<'a> Session<'a> {
                 learner.load(&tensors)?;
                 learner.lineage.clone_from(&state.lineage);
                 optimizer.load(&tensors)?;
-                let least = match tensors.get(MIN_LOSSES) {
-                    Some(_) => tensors.values(MIN_LOSSES, &[batches.choosing.len()])?.to_vec(),
+                let least = match tensors.get(LOWEST_LOSSES) {
+                    Some(_) => tensors.values(LOWEST_LOSSES, &[batches.choosing.len()])?.to_vec(),
                     None => Vec::new(),
                 };
                 (log, *state, least)
@@ -228,7 +228,7 @@ impl<'a> Session<'a> {
             learner,
             optimizer,
             state,
-            least_losses,
+            lowest_losses,
             smoothed_loss,
             log,
             saved,
@@ -331,8 +331,8 @@ impl<'a> Session<'a> {
         self.learner.save(&mut tensors)?;
         self.optimizer.save(&mut tensors).map_err(torch)?;
         self.check_finite(&tensors)?;
-        if !self.least_losses.is_empty() {
-            tensors.insert(MIN_LOSSES, &[self.least_losses.len()], self.least_losses.clone());
+        if !self.lowest_losses.is_empty() {
+            tensors.insert(LOWEST_LOSSES, &[self.lowest_losses.len()], self.lowest_losses.clone());
         }
         self.state.save(tensors, self.folder)?;
         self.folder.remove_states_but(STATES_KEPT, &self.state.path(self.folder))?;
@@ -426,7 +426,7 @@ impl<'a> Session<'a> {
         if let Some(loss) = held_out_loss.filter(|loss| !loss.is_finite()) {
             return Err(self.diverged("the loss of held-out images", loss));
         }
-        let is_best = is_as_low(&losses, &self.least_losses);
+        let is_best = is_as_low(&losses, &self.lowest_losses);
         let checkpoint = self.learner.checkpoint(epoch, Some(tested))?;
         let tensors = checkpoint.tensors();
         self.check_finite(&tensors)?;
@@ -435,8 +435,8 @@ impl<'a> Session<'a> {
         if is_best {
             tensors.write(&self.folder.checkpoint(CheckpointKind::Best))?;
         }
-        if self.least_losses.is_empty() || mean(&losses) < mean(&self.least_losses) {
-            self.least_losses = losses;
+        if self.lowest_losses.is_empty() || mean(&losses) < mean(&self.lowest_losses) {
+            self.lowest_losses = losses;
         }
         let seconds = begun.elapsed().as_secs_f64();
         let event = Event::Epoch { epoch, held_out_loss, best: is_best, seconds, report };

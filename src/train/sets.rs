@@ -25,7 +25,7 @@ const READ_AT_ONCE: usize = 256;
 const REPORT_READING_EVERY: Duration = Duration::from_secs(1);
 
 /// The SHA-256 of an encoded image.
-type Sum = [u8; 32];
+type ImageDigest = [u8; 32];
 
 /// A data set of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,7 +114,7 @@ impl Sets {
             let is_hashed = matches!(kind, Set::Known | Set::Test);
             let Some(seen) = reader.read(set, is_hashed, observe) else { return Ok(None) };
             found.compare(kind, &seen);
-            let readable = found.sum_up(kind, set, seen)?;
+            let readable = found.add_to_checksum(kind, set, seen)?;
             if readable.len() < set.len() {
                 *set = set.pick(&readable);
             }
@@ -125,7 +125,7 @@ impl Sets {
         if let Some(error) = found.emptied {
             return Err(error);
         }
-        let [checksum, tests_checksum] = found.sums.map(checksum::hexadecimal);
+        let [checksum, tests_checksum] = found.checksums.map(checksum::hexadecimal);
         let by_name = |counts: BTreeMap<usize, usize>| {
             let name = |number: usize| self.unknown_tests[number].name.clone();
             counts
@@ -156,14 +156,14 @@ struct Found {
     skipped_in_tests: usize,
     /// The error of the first set that has lost all of its images.
     emptied: Option<Error>,
-    /// The sums of the training data and of the test sets.
-    sums: [Sha256; 2],
+    /// The checksums of the training data and of the test sets.
+    checksums: [Sha256; 2],
     /// The digests of the known training images, in order and as a set.
-    trained: Vec<Sum>,
-    known: HashSet<Sum>,
-    outliers: HashSet<Sum>,
+    trained: Vec<ImageDigest>,
+    known: HashSet<ImageDigest>,
+    outliers: HashSet<ImageDigest>,
     /// The digests of the known test images.
-    tested: HashSet<Sum>,
+    tested: HashSet<ImageDigest>,
     /// How many known test images are known training images.
     repeated: usize,
     /// How many images of each unknown set are images to learn from, and how many are known test images.
@@ -192,28 +192,29 @@ impl Found {
                 self.tested.extend(digests());
             }
             Set::Unknown(number) => {
-                let is_learned = |digest: &Sum| self.known.contains(digest) || self.outliers.contains(digest);
+                let is_learned =
+                    |digest: &ImageDigest| self.known.contains(digest) || self.outliers.contains(digest);
                 self.learned.insert(number, digests().filter(is_learned).count());
-                let is_tested = |digest: &Sum| self.tested.contains(digest);
+                let is_tested = |digest: &ImageDigest| self.tested.contains(digest);
                 self.also_known.insert(number, digests().filter(is_tested).count());
             }
         }
     }
 
-    /// Adds the readable images of a set to its sum; returns their indices.
+    /// Adds the readable images of a set to its checksum; returns their indices.
     ///
     /// # Errors
     /// An error of the system, such as full memory; others are kept.
-    fn sum_up(&mut self, kind: Set, set: &Dataset, seen: Vec<Result<Seen>>) -> Result<Vec<usize>> {
+    fn add_to_checksum(&mut self, kind: Set, set: &Dataset, seen: Vec<Result<Seen>>) -> Result<Vec<usize>> {
         let is_test = matches!(kind, Set::Test | Set::Unknown(_));
-        let sum = &mut self.sums[usize::from(is_test)];
-        sum.update(set.classes().join("\0"));
+        let checksum = &mut self.checksums[usize::from(is_test)];
+        checksum.update(set.classes().join("\0"));
         let mut readable = Vec::with_capacity(set.len());
         for (index, seen) in seen.into_iter().enumerate() {
             match seen {
                 Ok(Seen { digest, .. }) => {
-                    sum.update(set.labels()[index].to_le_bytes());
-                    sum.update(digest);
+                    checksum.update(set.labels()[index].to_le_bytes());
+                    checksum.update(digest);
                     readable.push(index);
                 }
                 Err(error) if error.is_of_the_system() => return Err(error),
@@ -225,8 +226,8 @@ impl Found {
         }
         if is_test {
             // Otherwise an image could move from the end of a set to the start of the next without changing the
-            // sum.
-            sum.update((readable.len() as u64).to_le_bytes());
+            // checksum.
+            checksum.update((readable.len() as u64).to_le_bytes());
         }
         if let ([], Some(error), true) = (&readable[..], self.errors.last(), !set.is_empty()) {
             let reason = format!("none of its {} images can be read; {error}", set.len());
@@ -261,7 +262,7 @@ pub(super) struct Contents {
 
 /// What is kept of an image that was read.
 struct Seen {
-    digest: Sum,
+    digest: ImageDigest,
     hash: Option<DifferenceHash>,
 }
 

@@ -62,8 +62,8 @@ impl State {
         run.state(self.epoch, self.step)
     }
 
-    /// Reads the newest state that is intact and of this run, with its tensors, and the error of the newest
-    /// state if that is another one.
+    /// Reads the newest state that is intact and of this run, with its tensors. If that is not the newest of all,
+    /// the error of the newest comes with it.
     ///
     /// # Errors
     /// [`Error::Io`] if the folder or a state cannot be read, [`Error::NoState`] if it holds no state, and
@@ -108,7 +108,7 @@ impl State {
         if state.path(run) != path {
             return Err(broken(format!("it is a state of epoch {}, step {}", state.epoch, state.step)));
         }
-        // The settings and the data determine a run, so only one with other settings is another one.
+        // The settings and the data determine a run, so a state with other settings belongs to another run.
         let file = run.resolved();
         match settings {
             Some(Ok(settings)) if *settings != state.settings => {
@@ -206,6 +206,6 @@ mod tests {
         *changed.last_mut().unwrap() ^= 1;
         std::fs::write(&path, changed).unwrap();
         let error = State::open(&run).unwrap_err().to_string();
-        assert!(error.contains("it is damaged: its checksum is another one"), "{error}");
+        assert!(error.contains("it is damaged: its checksum does not match"), "{error}");
     }
 }

@@ -129,7 +129,7 @@ impl Weights {
         weights.insert_all(tensors);
         #[cfg(feature = "files")]
         if sealed.as_ref().is_some_and(|(_, stated)| *stated != weights.checksum()) {
-            return Err(weights.error("it is damaged: its checksum is another one".to_owned()));
+            return Err(weights.error("it is damaged: its checksum does not match".to_owned()));
         }
         Ok((weights, sealed.is_some()))
     }
@@ -503,7 +503,7 @@ mod tests {
             changed[place] ^= 1;
             std::fs::write(&path, changed).unwrap();
             let error = Weights::read(&path).unwrap_err().to_string();
-            assert!(error.contains("it is damaged: its checksum is another one"), "{error}");
+            assert!(error.contains("it is damaged: its checksum does not match"), "{error}");
         }
         // Without a note, as of another program, there is none.
         weights.note = None;

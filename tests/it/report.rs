@@ -90,7 +90,7 @@ fn a_report_shows_models() {
     let printed = stdout(&printed).to_owned();
     let text = page(at, "a.html");
     let verdict = printed.lines().next().unwrap();
-    assert!(verdict.starts_with("Classifies ") && verdict.contains(" of other and "), "{verdict}");
+    assert!(verdict.starts_with("The model classifies ") && verdict.contains(" of other and "), "{verdict}");
     // On the page, numbers stay together with their unit and their interval.
     let words = text.replace("<span class=\"whole\">(", "(").replace(")</span>", ")").replace('\u{a0}', " ");
     assert!(words.contains(&format!("<p class=\"verdict\">{verdict}</p>")), "{verdict}");
@@ -265,7 +265,7 @@ fn a_report_shows_a_run() {
     let printed = toolkit(at, &["report", "runs/1", "--score", "cac", "--score", "energy"]);
     let printed = stdout(&printed).to_owned();
     assert!(
-        printed.contains("1, energy: Classifies ") && printed.contains("2 images cannot be read"),
+        printed.contains("1, energy: The model classifies ") && printed.contains("2 images cannot be read"),
         "{printed}"
     );
     let text = page(at, "report.html");

@@ -6,7 +6,7 @@ use cac::{
     Error,
     data::{NO_CLASS, images_below, is_divided, layouts},
     files::folder_of,
-    method::{KEEP, needed, needed_to_choose},
+    method::needed_to_choose,
     run::RunFolder,
     text::shown,
 };
@@ -15,6 +15,12 @@ use super::{
     data::{fetch_command, size},
     quoted,
 };
+
+/// The share of `images`, rounded up to hundredths, that is at least `needed` of them; `None` above 0.6.
+pub fn share_to_hold_out(needed: usize, images: usize) -> Option<f64> {
+    let hundredths = (100 * needed).div_ceil(images.max(1));
+    (hundredths <= 60).then(|| hundredths as f64 / 100.0)
+}
 
 /// The hint for an error, if there is one.
 pub fn of(error: &Error) -> Option<String> {
@@ -110,7 +116,8 @@ pub fn of(error: &Error) -> Option<String> {
             "do not use the file; ask its author for the file, the signature and the public key"
         }
         Error::NoImages { .. } => {
-            "give images in these formats; convert others, such as HEIC, to JPEG or PNG"
+            "give images in these formats; convert others, such as HEIC, to JPEG or PNG, and remove the folders of classes \
+             without images"
         }
         // Images, but not in class folders.
         Error::NoLayout { path, .. } if images_below(path).is_ok() => {
@@ -183,11 +190,13 @@ pub fn of(error: &Error) -> Option<String> {
         Error::EmptiesClass { name: "held-out", .. } => {
             "hold out a smaller share with --held-out, or add images"
         }
-        Error::HoldsOutTooFew { .. } => {
+        Error::HoldsOutTooFew { images, needed, .. } => {
+            let share = share_to_hold_out(*needed, *images);
+            let more =
+                share.map_or(String::new(), |share| format!(", or hold out more with --held-out {share}"));
             return Some(format!(
-                "add images, or hold out a larger share with --held-out; with `--held-out 0`, `export` takes the threshold \
-                 from the test images, {} or more, or from --threshold",
-                needed(KEEP)
+                "add images{more}; with `--held-out 0`, `export` takes the threshold from the test images, {needed} or more, or \
+                 from --threshold"
             ));
         }
         Error::Setting { name: "freeze", .. } => "give a backbone with --backbone",

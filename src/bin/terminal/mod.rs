@@ -2,7 +2,7 @@
 //! starting weights by name.
 
 pub mod data;
-mod hint;
+pub mod hint;
 mod parsers;
 mod progress;
 mod standard_output;

@@ -14,7 +14,9 @@ use cac::{
     train::Event,
 };
 
-use crate::terminal::{Progress, say, say_left_out, say_untested, stdout, stdout_is_closed};
+use crate::terminal::{
+    Progress, hint::share_to_hold_out, say, say_left_out, say_untested, stdout, stdout_is_closed,
+};
 
 /// The number of classes up to which all are listed.
 const LISTED: usize = 12;
@@ -115,7 +117,7 @@ impl Display {
             say(format_args!(
                 "only {calibrating} images are held out: enough for the threshold, too few to choose an epoch or a score, so the last \
                  epoch counts as best{}",
-                share_of(needed_to_choose(), started.images + calibrating)
+                share_to_hold_out(needed_to_choose(), started.images + calibrating)
                     .map_or(String::new(), |share| format!(
                         "; --held-out {share} or more holds out enough for both"
                     ))
@@ -163,12 +165,6 @@ impl Display {
         let new = || (label.clone(), Progress::new(label, total));
         self.bar.get_or_insert_with(new).1.update(done, message);
     }
-}
-
-/// The share of `count` images, rounded up to hundredths, that is at least `least` of them; `None` above 0.6.
-fn share_of(least: usize, count: usize) -> Option<f64> {
-    let hundredths = (100 * least).div_ceil(count.max(1));
-    (hundredths <= 60).then(|| hundredths as f64 / 100.0)
 }
 
 /// The classes and their numbers of training images; of many, the smallest and the largest.

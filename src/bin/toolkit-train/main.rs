@@ -197,13 +197,13 @@ fn report(outcome: Outcome, run: &RunFolder, json: bool) -> anyhow::Result<()> {
             .into())
         }
         Outcome::Interrupted { epoch } => {
-            let mut hint = resume;
             // While frozen layers compute features, there are no weights yet.
-            if run.checkpoint(CheckpointKind::Last).exists() {
-                hint += &format!(
-                    ", or export the current weights with `toolkit export --run {quoted} --last model.onnx`"
-                );
+            if !run.checkpoint(CheckpointKind::Last).exists() {
+                return Err(Advice::new("interrupted before the first step", resume).into());
             }
+            let hint = format!(
+                "{resume}, or export the current weights with `toolkit export --run {quoted} --last model.onnx`"
+            );
             Err(Advice::new(format!("interrupted in epoch {epoch}"), hint).into())
         }
     }

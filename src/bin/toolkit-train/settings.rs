@@ -273,7 +273,7 @@ enum Number {
     Real(f64),
 }
 
-/// The least height of the images of a network for photographs, in pixels.
+/// The minimum height of the images of a network for photographs, in pixels.
 const PHOTOGRAPHS: usize = 96;
 /// The starting weights of pytorch-ood's CAC tutorial, for runs on its data.
 const BACKBONE: &str = "imagenet32-nocifar";

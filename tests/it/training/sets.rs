@@ -45,6 +45,16 @@ fn images_that_look_like_training_images_are_counted() {
     let (start, said) = train(&[100, 120]);
     assert!(start["alike_held_out"].as_u64().unwrap() > 0, "{start}");
     assert!(said.contains("\nheld-out images that look almost like a training image: "), "{said}");
+    // What that means for the guarantee travels with the model.
+    for command in [&["export", "model.onnx"][..], &["inspect", "model.onnx"]] {
+        let output = toolkit(at, command);
+        let said =
+            "look almost like a training image: if they are copies, or frames of one video, fewer are kept";
+        assert!(stdout(&output).contains(said), "{}", stdout(&output));
+    }
+    let report = toolkit(at, &["report", "model.onnx", "runs/2"]);
+    let caution = "\ncaution: Held-out images that look almost like a training image: ";
+    assert_eq!(stdout(&report).matches(caution).count(), 2, "{}", stdout(&report));
 }
 
 #[cfg(unix)]
@@ -105,7 +115,7 @@ fn what_the_test_images_lack_is_said() {
         "not used: `colours/val`, because there is another folder of test images\n",
         "images of the unknown set `other` that are also training images: 1\n",
         "images of the unknown set `other` that are also known test images: 1\n",
-        "classes with few training images: gold (",
+        "classes with few training images, for which alone the threshold guarantees nothing: gold (",
         "network WideResNet-10-1, images of 32 x 32 pixels, random weights\n",
         "only 29 images are held out: enough for the threshold, too few to choose an epoch or a score, so the last epoch",
         "known classes without test images: gold, green\n",
@@ -167,7 +177,7 @@ fn what_the_test_images_lack_is_said() {
         "Images of the unknown set `other` that are also known test images: 1.",
         "Images of the unknown set `other` that are also training images: 1.",
         "Test images that are also training images: 1.",
-        "Classes with few training images: gold (",
+        "Classes with few training images, for which alone the threshold guarantees nothing: gold (",
         "The test images are not those of `model.onnx`.",
     ] {
         assert!(stdout(&output).contains(&format!("\ncaution: {caution}")), "{caution}: {}", stdout(&output));
