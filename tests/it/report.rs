@@ -245,8 +245,9 @@ fn a_report_shows_scores() {
         &["--known", "data"][..],
         &["--skip-broken"],
         &["--degraded", "noise"],
-        &["--provider", "onnxruntime"],
+        &["--provider", "cpu"],
         &["--data", "data"],
+        &["--held-out-test", "0.2"],
     ] {
         let wrong = error(&toolkit(at, &[&["report", "scores.csv"], flag].concat()));
         assert!(wrong.contains(&format!("{} needs a model", flag[0])), "{wrong}");

@@ -321,8 +321,12 @@ fn invalid_uses_of_resize_are_errors() {
     let floats = error(&toolkit(at, &["export", "m.onnx", "--resize", "--input", "f32"]));
     assert_eq!(floats, "error: --resize cannot be combined with `--input f32`");
     stdout(&toolkit(at, &["export", "m.onnx", "--resize", "--input", "u8"]));
-    let weights = error(&toolkit(at, &["export", "w.safetensors", "--resize"]));
-    assert!(weights.contains("--resize is for a model file"), "{weights}");
+    // A default value is a mistake, too.
+    for flag in ["--resize", "--mirror", "--keep=0.95", "--calibration-images=9"] {
+        let weights = error(&toolkit(at, &["export", "w.safetensors", flag]));
+        let name = flag.split('=').next().unwrap();
+        assert!(weights.contains(&format!("{name} is for a model file, not for weights")), "{weights}");
+    }
     let file = golden("checkpoints/wrn.pt");
     let import = ["import", file.to_str().unwrap(), "i.onnx", "--threshold", "1", "--resize"];
     let tiny = error(&toolkit(at, &[&import[..], &["--fit", "crop:0.0001"]].concat()));

@@ -93,20 +93,20 @@ pub struct Settings {
     #[arg(help_heading = LOSS, long, value_name = "SHARE", help = by_recipe("Outliers per known image in a step, 0 to 16",
         |recipe| recipe.outlier_share))]
     outlier_share: Option<f64>,
-    /// Weight of the outlier term in the loss
-    #[arg(help_heading = LOSS, long, value_name = "X", default_value_t = Recipe::default().outlier_weight)]
-    outlier_weight: f64,
-    #[arg(help_heading = DATA, long, value_name = "SHARE", default_value_t = Recipe::default().held_out,
-        help = format!("Share of the known training images held out to choose the threshold, the score and the best epoch, 0 \
-        to below 1; raised to {0} images, or to {1} if {0} are over a fifth of all; with 0 the last epoch counts as best",
-        needed_to_choose() + 1, needed(KEEP)))]
-    held_out: f64,
+    #[arg(help_heading = LOSS, long, value_name = "X", help = by_recipe("Weight of the outlier term in the loss",
+        |recipe| recipe.outlier_weight))]
+    outlier_weight: Option<f64>,
+    #[arg(help_heading = DATA, long, value_name = "SHARE",
+        help = by_recipe(&format!("Share of the known training images held out to choose the threshold, the score and the best \
+        epoch, 0 to below 1; raised to {0} images, or to {1} if {0} are over a fifth of all; with 0 the last epoch counts as best",
+        needed_to_choose() + 1, needed(KEEP)), |recipe| recipe.held_out))]
+    held_out: Option<f64>,
     /// Anchors for testing and export; by default class-means for paper without outliers, else fixed
     #[arg(help_heading = LOSS, long, value_parser = one_of(&AnchorKind::ALL))]
     anchors: Option<AnchorKind>,
-    /// Number of training images for class means, drawn at random, at least one of each class; 0 for all
-    #[arg(help_heading = LOSS, long, value_name = "N", default_value_t = Recipe::default().anchor_images)]
-    anchor_images: usize,
+    #[arg(help_heading = LOSS, long, value_name = "N", help = by_recipe("Number of training images for class means, drawn at \
+        random, at least one of each class; 0 for all", |recipe| recipe.anchor_images))]
+    anchor_images: Option<usize>,
 
     /// The input of the network
     #[command(flatten, next_help_heading = NETWORK)]
@@ -137,12 +137,12 @@ pub struct Settings {
     optimizer: Option<Optimizer>,
     #[arg(help_heading = SCHEDULE, long, value_name = "X", help = learning_rates())]
     learning_rate: Option<f64>,
-    /// The learning-rate schedule
-    #[arg(help_heading = SCHEDULE, long, value_parser = one_of(&Schedule::ALL), default_value = name_of(&Recipe::default().schedule))]
-    schedule: Schedule,
-    /// Warm-up length in epochs; with one-cycle 0 means 30 % of the run
-    #[arg(help_heading = SCHEDULE, long, value_name = "EPOCHS", default_value_t = Recipe::default().warm_up)]
-    warm_up: f64,
+    #[arg(help_heading = SCHEDULE, long, value_parser = one_of(&Schedule::ALL), help = by_recipe("The learning-rate schedule",
+        |recipe| name_of(&recipe.schedule)))]
+    schedule: Option<Schedule>,
+    #[arg(help_heading = SCHEDULE, long, value_name = "EPOCHS", help = by_recipe("Warm-up length in epochs; with one-cycle 0 \
+        means 30 % of the run", |recipe| recipe.warm_up))]
+    warm_up: Option<f64>,
     #[arg(help_heading = SCHEDULE, long, value_name = "X", help = by_recipe("Decoupled weight decay of convolutions and the last layer",
         |recipe| recipe.weight_decay))]
     weight_decay: Option<f64>,
@@ -156,16 +156,15 @@ pub struct Settings {
         known or an outlier, is reduced and enlarged, gets noise, or is compressed as JPEG, each drawn on its own; 0 to 1",
         |recipe| recipe.degrade))]
     degrade: Option<f64>,
-    /// Share of the images of a step, outliers too, that are mixed with generated fractals (PixMix), 0 to 1
-    #[arg(help_heading = AUGMENTATION, long, value_name = "SHARE", default_value_t = Recipe::default().pixmix)]
-    pixmix: f64,
-    /// Share of the known images of a step, those with the largest loss, to leave out as mislabelled; 0 to
-    /// below 1
-    #[arg(help_heading = LOSS, long, value_name = "SHARE", default_value_t = Recipe::default().trim)]
-    trim: f64,
-    /// Decay of the exponential moving average (EMA) of the weights, which is tested and saved; 0 for no EMA
-    #[arg(help_heading = SCHEDULE, long, value_name = "DECAY", default_value_t = Recipe::default().ema)]
-    ema: f64,
+    #[arg(help_heading = AUGMENTATION, long, value_name = "SHARE", help = by_recipe("Share of the images of a step, outliers \
+        too, that are mixed with generated fractals (PixMix), 0 to 1", |recipe| recipe.pixmix))]
+    pixmix: Option<f64>,
+    #[arg(help_heading = LOSS, long, value_name = "SHARE", help = by_recipe("Share of the known images of a step, those with \
+        the largest loss, to leave out as mislabelled; 0 to below 1", |recipe| recipe.trim))]
+    trim: Option<f64>,
+    #[arg(help_heading = SCHEDULE, long, value_name = "DECAY", help = by_recipe("Decay of the exponential moving average (EMA) \
+        of the weights, which is tested and saved; 0 for no EMA", |recipe| recipe.ema))]
+    ema: Option<f64>,
     #[arg(help_heading = RUN, long, value_name = "N", help = format!(
         "Epochs between tests, which choose the best weights; the last epoch is always tested. By default {}, \
          with --freeze {}", test_every(false), test_every(true)))]
@@ -552,20 +551,20 @@ impl Settings {
             freeze: usual.freeze,
             backbone_rate,
             batch_norm: self.batch_norm.unwrap_or(usual.batch_norm),
-            schedule: self.schedule,
-            warm_up: self.warm_up,
+            schedule: self.schedule.unwrap_or(usual.schedule),
+            warm_up: self.warm_up.unwrap_or(usual.warm_up),
             weight_decay: self.weight_decay.unwrap_or(usual.weight_decay),
             augment: self.augment.unwrap_or(usual.augment),
             mirror: !self.no_mirror.unwrap_or_else(|| self.is_of_digits()),
             degrade: self.degrade.unwrap_or(usual.degrade),
-            pixmix: self.pixmix,
-            trim: self.trim,
-            ema: self.ema,
+            pixmix: self.pixmix.unwrap_or(usual.pixmix),
+            trim: self.trim.unwrap_or(usual.trim),
+            ema: self.ema.unwrap_or(usual.ema),
             outliers: usual.outliers,
             outlier_share: self.outlier_share.unwrap_or(usual.outlier_share),
-            outlier_weight: self.outlier_weight,
-            held_out: self.held_out,
-            anchor_images: self.anchor_images,
+            outlier_weight: self.outlier_weight.unwrap_or(usual.outlier_weight),
+            held_out: self.held_out.unwrap_or(usual.held_out),
+            anchor_images: self.anchor_images.unwrap_or(usual.anchor_images),
             seed: self.seed,
             precision: match self.precision {
                 Precision::Auto if backbone_rate == 0.0 => TrainingPrecision::F32,

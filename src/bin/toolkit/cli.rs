@@ -22,7 +22,7 @@ use cac::{
     text::shown,
     weights::PublishedWeights,
 };
-use clap::{Args, Parser, Subcommand, builder::PossibleValuesParser};
+use clap::{ArgMatches, Args, Parser, Subcommand, builder::PossibleValuesParser, parser::ValueSource};
 use ndarray::Array4;
 
 use crate::{
@@ -240,28 +240,10 @@ impl FileArgs {
     /// The default of `--calibration-images`.
     pub const CALIBRATION_IMAGES: usize = 512;
 
-    /// The first flag that is set, for a file to which none of them applies.
-    pub fn given(&self) -> Option<&'static str> {
-        let flags = [
-            ("--score", self.score.is_some()),
-            ("--score-limit", self.score_limit.is_some()),
-            ("--no-features", self.no_features),
-            ("--map", self.map),
-            ("--per-class", self.per_class),
-            ("--threshold-input", self.threshold_input),
-            ("--keep", self.keep.to_bits() != KEEP.to_bits()),
-            ("--threshold", self.threshold.is_some()),
-            ("--resize", self.resize),
-            ("--input", self.input != InputForm::Floats),
-            ("--batch", self.batch.is_some()),
-            ("--precision", self.precision != ModelPrecision::Float32),
-            ("--calibrate", self.calibrate.is_some()),
-            ("--data", self.data.is_given()),
-            ("--calibration-images", self.calibration_images.is_some()),
-            ("--triton", self.triton.is_some()),
-            ("--json", self.json),
-        ];
-        first_given(&flags)
+    /// The first of these flags on the command line, for a file to which none of them applies.
+    pub fn first_given(matches: &ArgMatches) -> Option<String> {
+        let flags = Self::augment_args(clap::Command::new("export"));
+        first_given(matches, flags.get_arguments().map(|flag| flag.get_id().as_str()))
     }
 
     /// The options of the export, with the calibration images.
@@ -681,9 +663,10 @@ fn split_model(names: &[PathBuf]) -> (Option<&Path>, &[PathBuf]) {
     }
 }
 
-/// The first flag that is given.
-pub fn first_given(flags: &[(&'static str, bool)]) -> Option<&'static str> {
-    flags.iter().find_map(|&(flag, given)| given.then_some(flag))
+/// The first of some flags, by the names of their fields, on the command line.
+pub fn first_given<'a>(matches: &ArgMatches, flags: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    let is_given = |flag: &&str| matches.value_source(flag) == Some(ValueSource::CommandLine);
+    Some(format!("--{}", flags.into_iter().find(is_given)?.replace('_', "-")))
 }
 
 /// Whether a file begins like an ONNX file: with the field `ir_version`.

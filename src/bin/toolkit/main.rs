@@ -8,7 +8,7 @@ mod terminal;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 use cli::{Cli, Command};
 use commands::Unmet;
 
@@ -29,12 +29,15 @@ fn main() -> ExitCode {
     disable_telemetry();
     terminal::hide_caught_panics();
     terminal::report_file_limits();
-    let result = match Cli::parse().command {
+    let matches = Cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let (_, given) = matches.subcommand().expect("clap requires a command");
+    let result = match cli.command {
         Command::Train(args) => commands::train::run(&args),
         Command::Import(args) => commands::import::run(&args),
-        Command::Export(args) => commands::export::run(&args),
+        Command::Export(args) => commands::export::run(&args, given),
         Command::Eval(args) => commands::eval::run(&args),
-        Command::Report(args) => commands::report::run(&args),
+        Command::Report(args) => commands::report::run(&args, given),
         Command::Metrics(args) => commands::metrics::run(&args),
         Command::Data(command) => commands::data::run(&command),
         Command::Weights(command) => commands::weights::run(&command),

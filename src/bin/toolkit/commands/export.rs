@@ -18,6 +18,7 @@ use cac::{
     run::{Checkpoint, CheckpointKind, RUNS, RunFolder},
     text::shown,
 };
+use clap::ArgMatches;
 use ndarray::Array4;
 
 use super::{check_not_read, check_output, is_same_place, print_json};
@@ -27,7 +28,7 @@ use crate::{
 };
 
 /// Writes the model of a run, or its weights.
-pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
+pub fn run(args: &ExportArgs, given: &ArgMatches) -> anyhow::Result<()> {
     let run = match &args.run {
         Some(run) => RunFolder::new(run),
         None => {
@@ -64,7 +65,7 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
         say(format_args!("the run has not ended; its best network so far is that of epoch {epoch}"));
     }
     if args.model.extension().is_some_and(|end| end.eq_ignore_ascii_case("safetensors")) {
-        if let Some(flag) = args.mirror.then_some("--mirror").or(args.file.given()) {
+        if let Some(flag) = first_given(given, ["mirror"]).or_else(|| FileArgs::first_given(given)) {
             bail!("{flag} is for a model file, not for weights (`{}`)", shown(&args.model));
         }
         checkpoint.write_weights(&args.model)?;
@@ -114,11 +115,11 @@ pub fn calibration(
     input: &Input,
 ) -> anyhow::Result<Option<Array4<f32>>> {
     if args.precision == ModelPrecision::Float32 {
-        let flags = [
+        let unused = [
             ("--calibrate", args.calibrate.is_some()),
             ("--calibration-images", args.calibration_images.is_some()),
         ];
-        if let Some(flag) = first_given(&flags) {
+        if let Some((flag, _)) = unused.into_iter().find(|(_, is_given)| *is_given) {
             bail!("{flag} is for --precision f16 and int8");
         }
         return Ok(None);

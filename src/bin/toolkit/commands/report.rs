@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{anyhow, bail};
 use cac::{
-    Error, Provider,
+    Error,
     data::TestImages,
     eval::{Evaluation, score_file},
     export::{self, ExportOptions, ThresholdRule},
@@ -18,6 +18,7 @@ use cac::{
     run::{Checkpoint, CheckpointKind, Event, RunFolder, Started},
     text::{on_one_line, path_text, shown},
 };
+use clap::ArgMatches;
 use serde_json::json;
 
 use super::{
@@ -29,6 +30,21 @@ use crate::{
     terminal::{say, stdout},
 };
 
+/// The flags that apply only to models, by the names of their fields.
+const OF_MODELS: [&str; 11] = [
+    "provider",
+    "data",
+    "known",
+    "held_out_test",
+    "skip_broken",
+    "degraded",
+    "unknown",
+    "protocol",
+    "unknown_class",
+    "scores",
+    "keep_features",
+];
+
 /// The kind of an input of the report.
 enum Input {
     Model(PathBuf),
@@ -37,7 +53,7 @@ enum Input {
 }
 
 /// Writes a page about models, score files and runs.
-pub fn run(args: &PageArgs) -> anyhow::Result<()> {
+pub fn run(args: &PageArgs, given: &ArgMatches) -> anyhow::Result<()> {
     let options = &args.options;
     let (mut models, mut files, mut runs) = (Vec::new(), Vec::new(), Vec::new());
     for input in &args.inputs {
@@ -54,7 +70,7 @@ pub fn run(args: &PageArgs) -> anyhow::Result<()> {
     let of_runs = runs.iter().flat_map(|run| RunFolder::new(run).files());
     let inputs: Vec<PathBuf> = models.iter().chain(&files).cloned().chain(of_runs).collect();
     check_result_files(Some(&args.output), options, &inputs)?;
-    if let Some(flag) = needs_models(options).filter(|_| !has_models) {
+    if let Some(flag) = cli::first_given(given, OF_MODELS).filter(|_| !has_models) {
         bail!("{flag} needs a model, and none is given");
     }
     if !options.score.is_empty() && !has_models && runs.is_empty() {
@@ -152,24 +168,6 @@ fn kind(path: &Path) -> anyhow::Result<Input> {
     }
     let is_model = path.is_file() && cli::begins_as_model(path).map_err(unreadable(path))?;
     Ok(if is_model { Input::Model(path.to_owned()) } else { Input::Scores(path.to_owned()) })
-}
-
-/// The first given flag that applies only to models.
-fn needs_models(args: &EvaluationArgs) -> Option<&'static str> {
-    let flags = [
-        ("--provider", args.provider != [Provider::Cpu]),
-        ("--data", args.data.is_given()),
-        ("--known", args.known.is_some()),
-        ("--held-out-test", args.held_out_test.is_some()),
-        ("--skip-broken", args.skip_broken),
-        ("--degraded", args.degraded.is_some()),
-        ("--unknown", !args.unknown.is_empty()),
-        ("--protocol", args.protocol.is_some()),
-        ("--unknown-class", !args.unknown_class.is_empty()),
-        ("--scores", args.scores.is_some()),
-        ("--keep-features", args.keep_features.is_some()),
-    ];
-    cli::first_given(&flags)
 }
 
 /// A score file.
