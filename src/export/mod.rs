@@ -324,9 +324,9 @@ fn chosen_score(
         }
         (None, Some(fitter), Some(features)) => {
             let training = facts.training.as_ref();
-            let outliers = training.and_then(|training| training.get::<Outliers>("outliers"));
+            let outliers = training.and_then(|training| training.setting::<Outliers>("outliers"));
             let has_outliers = outliers.is_some_and(|outliers| outliers != Outliers::None);
-            let is_frozen = training.and_then(|training| training.get("freeze")) == Some(true);
+            let is_frozen = training.and_then(|training| training.setting("freeze")) == Some(true);
             match choose::choose(fitter, facts.loss.magnitude, has_outliers, &features.stand_ins)? {
                 Some((score, choice)) => (score, Some(choice)),
                 None if is_frozen && !has_outliers && !checkpoint.held_out.calibrating.is_empty() => {

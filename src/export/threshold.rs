@@ -85,7 +85,7 @@ pub(super) fn of_checkpoint(
     let predicted =
         options.per_class.then(|| method::nearest(checkpoint.anchors.distances(logits.view()).view()));
     let training = checkpoint.facts.training.as_ref();
-    let known = training.and_then(|training| training.get::<String>("known"));
+    let known = training.and_then(|training| training.known.as_ref());
     let count = scores.len();
     let data = match known {
         Some(known) if is_from_test => format!("{count} test images of {known}"),

@@ -1,67 +1,19 @@
 //! The origin of a model, for humans. It is read field by field: a field that cannot be parsed is kept as is
 //! and never prevents scoring.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
 use crate::{
     arch::Architecture,
-    data::{Degradation, KnownData},
+    data::Degradation,
     method::{AnchorKind, Loss, RejectionScore},
-    model::{ModelPrecision, golden::GoldenBatch},
+    model::{ModelPrecision, Training, golden::GoldenBatch},
     report::Report,
     text::listed,
 };
-
-/// The field of a run whose backbone had learned from held-out images.
-pub(crate) const HELD_OUT_SEEN: &str = "held_out_seen";
-/// The field that says that the backbone has learned classes that are unknown here.
-pub(crate) const UNKNOWN_SEEN: &str = "unknown_seen";
-
-/// The field of the number of held-out images that look almost like a training image.
-pub(crate) const HELD_OUT_ALIKE: &str = "held_out_alike";
-/// The field of the number of known test images that look almost like a training image, without its bytes.
-pub(crate) const TESTS_ALIKE: &str = "tests_alike";
-/// The field of the number of known test images with the bytes of a training image.
-pub(crate) const TESTS_TRAINED_ON: &str = "tests_trained_on";
-
-/// The field of what the backbone and those before it were trained on: the [split](Training::split) of each.
-/// It is for training runs that start from this one, and is not shown.
-pub(crate) const ANCESTORS: &str = "ancestors";
-
-/// The field of the [names](crate::data::Dataset::names_checksum) of the test images, if they are held out:
-/// `eval` uses it to notice a different division of the data set. It is not shown.
-pub(crate) const TEST_NAMES: &str = "test_names";
-
-/// The fields that do not belong to the recipe.
-const DATA: [&str; 20] = [
-    "backbone",
-    "device",
-    "epoch",
-    HELD_OUT_ALIKE,
-    HELD_OUT_SEEN,
-    "held_out_test",
-    "images",
-    "known",
-    "libtorch",
-    "loader_threads",
-    "protocol",
-    "skipped",
-    "test_every",
-    "test_images",
-    TESTS_ALIKE,
-    TESTS_TRAINED_ON,
-    "threads",
-    "unknown",
-    "unknown_classes",
-    UNKNOWN_SEEN,
-];
 
 /// The loss that is no weakness, as a share of all images: a fifth, and what rounding may add.
 const TOLERATED: f64 = 0.2 + 1e-9;
@@ -157,7 +109,7 @@ impl History {
         if self.recalibration.is_some() {
             return None;
         }
-        let is_seen = self.training.as_ref().and_then(|training| training.get(HELD_OUT_SEEN)) == Some(true);
+        let is_seen = self.training.as_ref().and_then(|training| training.held_out_seen) == Some(true);
         if self.imported.is_some() {
             Some("the network may have learned from the images that were given to `import`")
         } else if is_seen {
@@ -194,7 +146,7 @@ pub struct Recalibration {
 }
 
 /// Removes and returns a field if it can be parsed.
-fn understood<T: DeserializeOwned>(fields: &mut Map<String, Value>, name: &str) -> Option<T> {
+pub(super) fn understood<T: DeserializeOwned>(fields: &mut Map<String, Value>, name: &str) -> Option<T> {
     let read = T::deserialize(fields.get(name)?).ok()?;
     fields.remove(name);
     Some(read)
@@ -327,124 +279,4 @@ pub struct ResizeCheck {
     pub values: usize,
     /// Values that differ.
     pub differing: usize,
-}
-
-/// The record of a training run: data, device and recipe, by name.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Training(Map<String, Value>);
-
-impl Training {
-    /// The record with these fields.
-    #[must_use]
-    pub fn new(fields: Map<String, Value>) -> Self {
-        Self(fields)
-    }
-
-    /// The fields that identify the training images, with only the last component of `known`. Equal fields
-    /// mean the same images if the data sets are the same.
-    pub(crate) fn split(&self) -> Self {
-        const SPLIT: [&str; 7] =
-            ["known", "protocol", "unknown_classes", "held_out_test", "seed", "images", HELD_OUT_SEEN];
-        let mut fields = self.0.clone();
-        fields.retain(|name, _| SPLIT.contains(&name.as_str()));
-        let known = self.get::<String>("known");
-        if let Some(name) = known.as_deref().and_then(|known| Path::new(known).file_name()?.to_str()) {
-            fields.insert("known".to_owned(), name.into());
-        }
-        Self(fields)
-    }
-
-    /// What a backbone needs of the record: its split, and those of the backbones before it.
-    pub(crate) fn of_backbone(&self) -> Self {
-        let mut split = self.split();
-        if let Some(ancestors) = self.0.get(ANCESTORS) {
-            split.0.insert(ANCESTORS.to_owned(), ancestors.clone());
-        }
-        split
-    }
-
-    #[cfg(feature = "train")]
-    pub(crate) fn insert(&mut self, name: &str, value: Value) {
-        self.0.insert(name.to_owned(), value);
-    }
-
-    /// A field, if it exists and has this type: a recipe setting by its name, `known`, `unknown`, `protocol`,
-    /// `unknown_classes`, `backbone`, `device`, `threads` (of libtorch), `loader_threads`, `libtorch` (its version),
-    /// `images` (the number of training images), `held_out_test` (the share of images to test on), `test_images`
-    /// (their number), `test_names` (the checksum of their names), `skipped` (the number of images that could
-    /// not be read), `held_out_alike`, `tests_alike` (the numbers of held-out and of test images that look almost like a
-    /// training image), `tests_trained_on` (the number of test images with the bytes of one), `held_out_seen` (whether the backbone had learned from held-out images), `unknown_seen` (whether
-    /// it had learned classes that are unknown here), `ancestors` (what it and the backbones before it were
-    /// trained on), `epoch` (the number of finished epochs after which the weights were taken) or `test_every` (the
-    /// number of epochs between tests, of which the best is taken).
-    #[must_use]
-    pub fn get<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
-        T::deserialize(self.0.get(name)?).ok()
-    }
-
-    /// The [checksum](crate::data::Dataset::names_checksum) of the names of the test images, if they were held out
-    /// of the data set.
-    #[must_use]
-    pub fn test_names(&self) -> Option<String> {
-        self.get(TEST_NAMES)
-    }
-
-    /// How many of the held-out images look almost like a training image.
-    #[must_use]
-    pub fn held_out_alike(&self) -> usize {
-        self.get(HELD_OUT_ALIKE).unwrap_or_default()
-    }
-
-    /// Whether the backbone was trained on classes that this training left out, as far as its file said, and some
-    /// of these classes are among them.
-    #[must_use]
-    pub fn has_unknown_seen(&self, classes: &[String]) -> bool {
-        let Some(data) = self.known_data() else { return false };
-        // A protocol does not name its classes.
-        let is_left_out = |class| data.protocol.is_some() || data.unknown_classes.contains(class);
-        self.get(UNKNOWN_SEEN) == Some(true) && classes.iter().any(is_left_out)
-    }
-
-    /// The data set of the known classes, if it is recorded.
-    #[must_use]
-    pub fn known_data(&self) -> Option<KnownData> {
-        Some(KnownData {
-            path: self.get("known")?,
-            held_out_test: self.get("held_out_test"),
-            protocol: self.get("protocol"),
-            unknown_classes: self.get("unknown_classes").unwrap_or_default(),
-        })
-    }
-
-    /// All fields with their values: first those of the data, then those of the recipe.
-    pub(crate) fn parts(&self) -> [String; 2] {
-        let text = |(name, value): (&String, &Value)| {
-            let value = match value {
-                Value::String(text) => text.clone(),
-                Value::Array(texts) if texts.iter().all(Value::is_string) => {
-                    let quoted = |text: &str| {
-                        if text.contains([' ', ',']) { format!("`{text}`") } else { text.to_owned() }
-                    };
-                    texts.iter().filter_map(Value::as_str).map(quoted).collect::<Vec<_>>().join(" ")
-                }
-                value => value.to_string(),
-            };
-            format!("{} {value}", name.replace('_', " "))
-        };
-        let is_data = |name: &str| DATA.contains(&name);
-        let is_shown =
-            |name: &str, value: &Value| ![ANCESTORS, TEST_NAMES].contains(&name) && *value != json!([]);
-        let shown = self.0.iter().filter(|(name, value)| is_shown(name, value));
-        let (data, recipe): (Vec<_>, Vec<_>) = shown.partition(|(name, _)| is_data(name));
-        [data, recipe].map(|fields| fields.into_iter().map(text).collect::<Vec<_>>().join(", "))
-    }
-}
-
-impl fmt::Display for Training {
-    /// The fields of the data and those of the recipe, one line each.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [data, recipe] = self.parts();
-        write!(f, "{data}\n{recipe}")
-    }
 }

@@ -16,6 +16,7 @@ mod inspect;
 pub(crate) mod proto;
 #[cfg(feature = "export")]
 pub(crate) mod resize;
+mod training;
 
 #[cfg(any(feature = "tract", feature = "onnxruntime"))]
 use prost::bytes::Bytes;
@@ -33,13 +34,10 @@ pub use decision::{Decision, OperatingPoint, PlaceScore, Threshold};
 #[cfg(all(feature = "files", feature = "tract"))]
 pub use file::with_features;
 pub(crate) use history::held_out_alike_in_words;
-#[cfg(feature = "train")]
-pub(crate) use history::{
-    ANCESTORS, HELD_OUT_ALIKE, HELD_OUT_SEEN, TEST_NAMES, TESTS_ALIKE, TESTS_TRAINED_ON, UNKNOWN_SEEN,
-};
-pub use history::{Candidate, Choice, Degraded, History, Recalibration, ResizeCheck, Robustness, Training};
+pub use history::{Candidate, Choice, Degraded, History, Recalibration, ResizeCheck, Robustness};
 #[cfg(all(feature = "files", feature = "tract"))]
 pub use inspect::Inspection;
+pub use training::Training;
 
 /// The format version that this toolkit writes, and the newest that it reads.
 pub const FORMAT_VERSION: u32 = 2;
@@ -183,7 +181,7 @@ impl Manifest {
     #[must_use]
     pub fn held_out_alike(&self) -> Option<usize> {
         let training = self.history.training.as_ref().filter(|_| self.history.recalibration.is_none())?;
-        Some(training.held_out_alike()).filter(|&count| count > 0)
+        training.held_out_alike.filter(|&count| count > 0)
     }
 
     /// The share of new known images that a threshold for the share `keep` keeps at least, with a confidence of
@@ -390,13 +388,13 @@ mod tests {
         let history = read(&properties).unwrap().history;
         assert_eq!(history.architecture.unwrap().to_string(), "WideResNet-40-2");
         let training = history.training.unwrap();
-        assert_eq!(training.get::<usize>("images"), Some(49_000));
+        assert_eq!(training.images, Some(49_000));
         assert_eq!(
-            (training.get::<String>("optimizer").as_deref(), training.get::<f64>("ema")),
+            (training.setting::<String>("optimizer").as_deref(), training.setting::<f64>("ema")),
             (Some("sgd"), Some(0.5))
         );
         assert_eq!(
-            (training.get::<usize>("anchor_images"), training.get::<String>("precision")),
+            (training.setting::<usize>("anchor_images"), training.setting::<String>("precision")),
             (Some(5000), None)
         );
         assert!(history.other.is_empty());

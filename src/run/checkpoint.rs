@@ -649,7 +649,7 @@ mod tests {
         let path = folder.path().join("weights.safetensors");
         let record = serde_json::json!({ "known": "somewhere/cats", "unknown": ["a=somewhere"], "seed": 3 });
         let mut checkpoint = example();
-        checkpoint.facts.training = Some(Training::new(record.as_object().unwrap().clone()));
+        checkpoint.facts.training = Some(Training::from(record.as_object().unwrap().clone()));
         checkpoint.write_weights(&path).unwrap();
         let weights = Weights::read(&path).unwrap();
         assert!(weights.note.as_ref().unwrap().contains(r#""training":{"known":"cats","seed":3}"#));

@@ -27,7 +27,7 @@ use crate::{
     error::Result,
     image::Input,
     method::{AnchorKind, Anchors},
-    model::{HELD_OUT_ALIKE, TEST_NAMES, TESTS_ALIKE, TESTS_TRAINED_ON, Training},
+    model::Training,
     run::{
         self, BatchNorm, CheckBatch, Checkpoint, Facts, HeldOut, Mirrored, RunFolder, TestFeatures,
         TestLogits, TrainingPrecision,
@@ -562,20 +562,18 @@ impl<'a> Learner<'a> {
     /// The record of the training after this many epochs.
     fn record(&self, epoch: usize) -> Training {
         let Batches { known_test, contents, started, test_names, .. } = self.batches;
-        let mut record =
-            self.settings.record(self.batches.images(), known_test.len(), contents.skipped, epoch);
-        if let Some(names) = test_names {
-            record.insert(TEST_NAMES, names.as_str().into());
-        }
-        for (name, count) in [
-            (HELD_OUT_ALIKE, started.alike_held_out),
-            (TESTS_ALIKE, started.alike_in_tests),
-            (TESTS_TRAINED_ON, started.repeated),
-        ] {
-            if count > 0 {
-                record.insert(name, count.into());
-            }
-        }
+        let some = |count: usize| Some(count).filter(|&count| count > 0);
+        let mut record = Training {
+            images: Some(self.batches.images()),
+            test_images: test_names.as_ref().map(|_| known_test.len()),
+            test_names: test_names.clone(),
+            held_out_alike: some(started.alike_held_out),
+            tests_alike: some(started.alike_in_tests),
+            tests_trained_on: some(started.repeated),
+            skipped: some(contents.skipped),
+            epoch: Some(epoch),
+            ..self.settings.record()
+        };
         self.lineage.add_to(&mut record);
         record
     }

@@ -8,56 +8,42 @@ use serde_json::{Value, json};
 use super::TrainSettings;
 use crate::{
     data::{KnownData, PublishedSet, UnknownSet},
-    model::{ANCESTORS, HELD_OUT_SEEN, Training, UNKNOWN_SEEN},
+    model::Training,
     run::portable,
     weights::PublishedWeights,
 };
 
 impl TrainSettings {
-    /// Records the run: its settings; the numbers of training images, of known test images if held out, and
-    /// of images that cannot be read; the epoch after which the weights were taken; and what else determines
-    /// the bits of the weights: libtorch's version and number of threads. Data sets, outliers and backbones
-    /// are recorded by name, by path if it stays below the current folder, else by the path's last
-    /// component: a record reveals no folder of this machine or user.
-    pub(super) fn record(&self, images: usize, tested: usize, skipped: usize, epoch: usize) -> Training {
+    /// The record of a run without what its images and its epochs add: its settings, and what else determines the
+    /// bits of the weights: libtorch's version and number of threads. Data sets, outliers and backbones are
+    /// recorded by name, by path if it stays below the current folder, else by the path's last component: a
+    /// record reveals no folder of this machine or user.
+    pub(super) fn record(&self) -> Training {
         let unknown = self.unknown.iter().map(|text| match UnknownSet::folder(text) {
             Some((name, folder)) => format!("{name}={}", portable(Path::new(folder))),
             None => text.clone(),
         });
-        let Value::Object(mut fields) = json!(self.recipe) else { unreachable!("a recipe is an object") };
-        let mut insert = |name: &str, value: Value| fields.insert(name.to_owned(), value);
-        if let Some(folder) = self.recipe.outliers.folder() {
-            let outliers = self.recipe.outliers.with_folder(Path::new(&portable(folder)));
-            insert("outliers", outliers.to_string().into());
+        let mut recipe = self.recipe.clone();
+        if let Some(folder) = recipe.outliers.folder() {
+            recipe.outliers = recipe.outliers.with_folder(Path::new(&portable(folder)));
         }
-        insert("known", portable(&self.known.path).into());
-        if let Some(share) = self.known.held_out_test {
-            insert("held_out_test", share.into());
-            insert("test_images", tested.into());
+        let Value::Object(recipe) = json!(recipe) else { unreachable!("a recipe is an object") };
+        let KnownData { path, held_out_test, protocol, unknown_classes } = &self.known;
+        Training {
+            known: Some(portable(path)),
+            held_out_test: *held_out_test,
+            protocol: *protocol,
+            unknown_classes: Some(unknown_classes.clone()).filter(|classes| !classes.is_empty()),
+            unknown: Some(unknown.collect()),
+            backbone: self.backbone.as_ref().map(|backbone| portable(Path::new(&backbone.name))),
+            device: Some(self.device.to_string()),
+            threads: usize::try_from(tch::get_num_threads()).ok(),
+            loader_threads: Some(rayon::current_num_threads()),
+            libtorch: option_env!("CAC_LIBTORCH").map(str::to_owned),
+            test_every: Some(self.test_every),
+            recipe,
+            ..Training::default()
         }
-        insert("unknown", unknown.collect());
-        insert("device", json!(self.device));
-        insert("threads", tch::get_num_threads().into());
-        insert("loader_threads", rayon::current_num_threads().into());
-        if let Some(version) = option_env!("CAC_LIBTORCH") {
-            insert("libtorch", version.into());
-        }
-        insert("images", images.into());
-        if skipped > 0 {
-            insert("skipped", skipped.into());
-        }
-        insert("epoch", epoch.into());
-        insert("test_every", self.test_every.into());
-        if let Some(protocol) = self.known.protocol {
-            insert("protocol", json!(protocol));
-        }
-        if !self.known.unknown_classes.is_empty() {
-            insert("unknown_classes", json!(self.known.unknown_classes));
-        }
-        if let Some(backbone) = &self.backbone {
-            insert("backbone", portable(Path::new(&backbone.name)).into());
-        }
-        Training::new(fields)
     }
 }
 
@@ -96,7 +82,7 @@ impl Lineage {
         has_unknown: bool,
     ) -> Self {
         let is_learned = known.is_some_and(|known| weights.learned.contains(&known.name));
-        let record = |name: &&str| Training::new([("known".to_owned(), json!(name))].into_iter().collect());
+        let record = |name: &&str| Training { known: Some((*name).to_owned()), ..Training::default() };
         let ancestors = weights.learned.iter().map(record).collect();
         let [held_out_seen, unknown_seen] = [has_held_out, has_unknown].map(|has| has && is_learned);
         Self { held_out_seen, unknown_seen, ancestors }
@@ -104,21 +90,15 @@ impl Lineage {
 
     /// Adds it to the record of a run.
     pub fn add_to(&self, record: &mut Training) {
-        if self.held_out_seen {
-            record.insert(HELD_OUT_SEEN, true.into());
-        }
-        if self.unknown_seen {
-            record.insert(UNKNOWN_SEEN, true.into());
-        }
-        if !self.ancestors.is_empty() {
-            record.insert(ANCESTORS, json!(self.ancestors));
-        }
+        record.held_out_seen = self.held_out_seen.then_some(true);
+        record.unknown_seen = self.unknown_seen.then_some(true);
+        record.ancestors = Some(self.ancestors.clone()).filter(|ancestors| !ancestors.is_empty());
     }
 }
 
 /// What a backbone was trained on, and the backbones before it: the [split](Training::split) of each.
 fn ancestors(of_backbone: &Training) -> Vec<Training> {
-    let mut all: Vec<Training> = of_backbone.get(ANCESTORS).unwrap_or_default();
+    let mut all = of_backbone.ancestors.clone().unwrap_or_default();
     let split = of_backbone.split();
     if !all.contains(&split) {
         all.push(split);
@@ -131,10 +111,8 @@ fn ancestors(of_backbone: &Training) -> Vec<Training> {
 /// ancestors, as written by 0.1 and early 0.2, does not say of which data set.
 fn has_seen_held_out(record: &Training, of_backbone: &Training) -> bool {
     let own = record.split();
-    let known = |split: &Training| split.get::<String>("known");
-    let is_unclear =
-        of_backbone.get(HELD_OUT_SEEN) == Some(true) && of_backbone.get::<Vec<Training>>(ANCESTORS).is_none();
-    is_unclear || ancestors(of_backbone).iter().any(|other| known(other) == known(&own) && *other != own)
+    let is_unclear = of_backbone.held_out_seen == Some(true) && of_backbone.ancestors.is_none();
+    is_unclear || ancestors(of_backbone).iter().any(|other| other.known == own.known && *other != own)
 }
 
 /// Whether a backbone that has learned these classes, or one of its ancestors, was trained on classes that are
@@ -150,12 +128,10 @@ fn has_seen_unknown(
         let leaves_out = |class| other.unknown_classes.contains(class);
         other.protocol != own.protocol || !own.unknown_classes.iter().all(leaves_out)
     };
-    let known = |split: &Training| split.get::<String>("known");
-    let of_run = known(&record.split());
+    let of_run = record.split().known;
     let has_seen =
-        |split: &Training| known(split) == of_run && split.known_data().is_some_and(|other| is_seen(&other));
-    let before: Vec<Training> = of_backbone.get(ANCESTORS).unwrap_or_default();
-    before.iter().any(has_seen)
+        |split: &Training| split.known == of_run && split.known_data().is_some_and(|other| is_seen(&other));
+    of_backbone.ancestors.iter().flatten().any(has_seen)
         || match learned {
             Some(learned) => unknown.iter().any(|class| learned.contains(class)),
             None => has_seen(&of_backbone.split()),
@@ -181,15 +157,15 @@ mod tests {
         // Also with another training run in between.
         let lineage = Lineage::of_published(weights, None, true, false);
         assert!(!lineage.unknown_seen);
-        let mut dogs = Training::new(json!({ "known": "dogs", "seed": 3 }).as_object().unwrap().clone());
+        let mut dogs = Training::from(json!({ "known": "dogs", "seed": 3 }).as_object().unwrap().clone());
         lineage.add_to(&mut dogs);
         let own = json!({ "known": "cifar10", "seed": 1, "images": 49_000 });
-        assert!(has_seen_held_out(&Training::new(own.as_object().unwrap().clone()), &dogs));
+        assert!(has_seen_held_out(&Training::from(own.as_object().unwrap().clone()), &dogs));
     }
 
     #[test]
     fn a_backbone_has_seen_the_unknown_classes_that_it_was_trained_on() {
-        let record = |fields: Value| Training::new(fields.as_object().unwrap().clone());
+        let record = |fields: Value| Training::from(fields.as_object().unwrap().clone());
         let unknown = ["cat", "dog"].map(str::to_owned);
         let own = record(json!({ "known": "pets", "unknown_classes": unknown }));
         for (backbone, is_seen) in [
@@ -198,7 +174,7 @@ mod tests {
             (json!({ "known": "pets", "unknown_classes": ["bird", "cat", "dog"] }), false),
             (json!({ "known": "pets", "unknown_classes": ["cat", "dog"], "protocol": "cac-2020/0" }), true),
             (json!({ "known": "photos" }), false),
-            (json!({ "known": "photos", ANCESTORS: [{ "known": "pets" }] }), true),
+            (json!({ "known": "photos", "ancestors": [{ "known": "pets" }] }), true),
         ] {
             assert_eq!(
                 has_seen_unknown(&own, &record(backbone.clone()), None, &unknown),
@@ -217,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_backbone_from_another_split_has_seen_the_held_out_images() {
-        let record = |fields: Value| Training::new(fields.as_object().unwrap().clone());
+        let record = |fields: Value| Training::from(fields.as_object().unwrap().clone());
         let own = json!({ "known": "cats", "seed": 1, "held_out": 0.1, "images": 90, "epochs": 5 });
         for (name, value, is_seen) in [
             ("epochs", json!(50), false),
@@ -228,21 +204,22 @@ mod tests {
             ("images", json!(91), true),
             ("protocol", json!("cac-2020/0"), true),
             ("unknown_classes", json!(["lions"]), true),
-            (HELD_OUT_SEEN, json!(true), true),
+            ("held_out_seen", json!(true), true),
         ] {
             let mut other = own.clone();
             other[name] = value;
             assert_eq!(has_seen_held_out(&record(own.clone()), &record(other)), is_seen, "{name}");
         }
         // Written before ancestors were recorded.
-        let earlier = record(json!({ "known": "dogs", HELD_OUT_SEEN: true }));
+        let earlier = record(json!({ "known": "dogs", "held_out_seen": true }));
         assert!(has_seen_held_out(&record(own), &earlier));
 
         // Cats, then dogs, then the cats again.
         let cats = |seed: u64| json!({ "known": "cats", "seed": seed, "images": 90 });
         for (seed, is_seen) in [(1, false), (2, true)] {
             let first = ancestors(&record(cats(1)));
-            let dogs = record(json!({ "known": "dogs", "seed": 3, HELD_OUT_SEEN: true, ANCESTORS: first }));
+            let dogs =
+                record(json!({ "known": "dogs", "seed": 3, "held_out_seen": true, "ancestors": first }));
             assert_eq!(ancestors(&dogs).len(), 2);
             assert_eq!(has_seen_held_out(&record(cats(seed)), &dogs), is_seen);
             // What the second run had seen of its own images does not affect others.
@@ -263,32 +240,27 @@ mod tests {
             skip_broken: true,
             ..TrainSettings::new("animals", FAMILIES[0].default_member())
         };
-        let record = settings.record(7, 5, 2, 3);
+        let record = settings.record();
         let text = record.to_string();
         let [data, recipe] = record.parts();
         let fields = |part: &str| part.split(", ").count();
         assert_eq!(fields(&recipe), json!(settings.recipe).as_object().unwrap().len(), "{recipe}");
-        assert_eq!(fields(&data), 13, "{data}");
+        assert_eq!(fields(&data), 9, "{data}");
         assert!(!text.contains("bob"), "{text}");
         for part in [
             "known cats",
             "unknown dogs=dogs gaussian-noise:5 textures a=textures b=./textures",
             "outliers scrambled,others",
             "backbone w.pt",
-            "images 7",
             "test every 1",
             "held out test 0.25",
-            "test images 5",
-            "skipped 2",
             "precision f32",
             &format!("threads {}", tch::get_num_threads()),
             &format!("loader threads {}", rayon::current_num_threads()),
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }
-        assert_eq!(record.get::<usize>("epoch"), Some(3));
-        assert_eq!(record.get::<usize>("unknown"), None);
-        let libtorch = record.get::<String>("libtorch").unwrap();
+        let libtorch = record.libtorch.unwrap();
         assert!(
             libtorch.split('.').filter(|number| number.parse::<u32>().is_ok()).count() == 3,
             "{libtorch}"

@@ -408,7 +408,7 @@ fn a_class_left_out_is_tested_on_as_unknown() {
     );
     stdout(&toolkit(at, &["export", "--run", "run", "model.onnx"]));
     let training = Inspection::open(&at.join("model.onnx")).unwrap().manifest.history.training.unwrap();
-    assert_eq!(training.get::<Vec<String>>("unknown_classes").unwrap(), ["green"]);
+    assert_eq!(training.unknown_classes.unwrap(), ["green"]);
 
     // `eval` finds the same images again, and the class by its name in other data.
     let evaluation = |more: &[&str]| {

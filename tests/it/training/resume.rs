@@ -416,7 +416,7 @@ fn ctrl_c_saves_the_current_weights() {
     // The checkpoint holds as many epochs as were finished.
     let epoch = text.split("error: interrupted in epoch ").nth(1).unwrap().lines().next().unwrap();
     let last = Checkpoint::read(&RunFolder::new(at.join("runs/1")).checkpoint(CheckpointKind::Last)).unwrap();
-    let finished: Option<usize> = last.facts.training.unwrap().get("epoch");
+    let finished: Option<usize> = last.facts.training.unwrap().epoch;
     assert_eq!(finished.map(|finished| finished + 1), epoch.parse().ok());
     stdout(&toolkit(at, &["export", "model.onnx", "--last"]));
 }

@@ -59,8 +59,7 @@ pub fn run(args: &ExportArgs, given: &ArgMatches) -> anyhow::Result<()> {
     // The features of the best epoch are written at the end.
     if which == CheckpointKind::Best
         && checkpoint.features.is_none()
-        && let Some(epoch) =
-            checkpoint.facts.training.as_ref().and_then(|training| training.get::<usize>("epoch"))
+        && let Some(epoch) = checkpoint.facts.training.as_ref().and_then(|training| training.epoch)
     {
         say(format_args!("the run has not ended; its best network so far is that of epoch {epoch}"));
     }
@@ -233,7 +232,7 @@ pub fn write(
         writeln!(stdout(), "degraded: {robustness}")?;
         if let Some(weakness) = robustness.weakness() {
             let can_learn = checkpoint.facts.training.as_ref().is_some_and(|training| {
-                training.get("freeze") == Some(false) && training.get("degrade") == Some(0.0)
+                training.setting("freeze") == Some(false) && training.setting("degrade") == Some(0.0)
             });
             let advice = if can_learn { "; `train --degrade` may help" } else { "" };
             say(format_args!("{weakness}{advice}"));

@@ -174,13 +174,13 @@ fn recorded(manifest: &Manifest, data: &DataFolder) -> anyhow::Result<Result<Rec
     let open = || -> cac::Result<Recorded> {
         let what = "training images of the model".to_owned();
         let trained = trained.at(&folder);
-        let Some(tested) = record.test_names() else {
+        let Some(tested) = &record.test_names else {
             // The test images may be elsewhere.
             let test = trained.test(&[], input).ok().map(|test| test.known);
             return Ok(Recorded { training: trained.training(input)?, what, test });
         };
         let (training, test) = trained.both(&[], input)?;
-        if test.known.names_checksum() == tested {
+        if test.known.names_checksum() == *tested {
             return Ok(Recorded { training, what, test: Some(test.known) });
         }
         // Any of its images may have been one.

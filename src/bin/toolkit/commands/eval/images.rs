@@ -56,7 +56,7 @@ impl<'a> Source<'a> {
                 recorded
             }
             (None, Some(recorded)) => {
-                let sets: Option<Vec<String>> = training.and_then(|training| training.get("unknown"));
+                let sets = training.and_then(|training| training.unknown.as_ref());
                 let has_sets = sets.is_none_or(|sets| !sets.is_empty());
                 bail!(
                     "cannot find the training data of the model, `{}`; give --known DIR{}{}",
@@ -142,7 +142,7 @@ impl<'a> Source<'a> {
             return Ok(training.map_or(Ok(lost()), |training| shared(model, &training, images, ""))?);
         };
         // The images that were held out, by their names; earlier versions did not record them.
-        let tested = record.test_names();
+        let tested = &record.test_names;
         let is_apart = |test: &Dataset| tested.as_ref().is_none_or(|tested| *tested == test.names_checksum());
         let advice = format!("; `--held-out-test {share}` leaves them out");
         let here = place(&self.data.path, Split::Test);
@@ -210,7 +210,7 @@ impl<'a> Source<'a> {
 
 /// The unknown sets that a training recorded, which are said: a folder of the same name may be another one.
 fn recorded_sets(training: Option<&Training>) -> anyhow::Result<Vec<String>> {
-    let sets: Vec<String> = training.and_then(|training| training.get("unknown")).unwrap_or_default();
+    let sets = training.and_then(|training| training.unknown.clone()).unwrap_or_default();
     for (name, folder) in sets.iter().filter_map(|set| UnknownSet::folder(set)) {
         let (set, folder) = (on_one_line(name), Path::new(folder));
         if !is_found(folder) {
