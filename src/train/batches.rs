@@ -245,34 +245,26 @@ impl<'a> Batches<'a> {
         first_step: usize,
         take: impl FnOnce(&mut dyn Iterator<Item = Result<Batch>>) -> R,
     ) -> R {
-        self.of_steps(epoch, first_step, |step, drawn| self.pixels(epoch, step, drawn), take)
+        self.of_epoch_from(None, epoch, first_step, take)
     }
 
-    /// [`of_epoch`](Self::of_epoch) for batches of features.
-    pub(super) fn features_of_epoch<R>(
+    /// [`of_epoch`](Self::of_epoch), of the features of frozen layers if there are any.
+    pub(super) fn of_epoch_from<R>(
         &self,
-        features: &FrozenFeatures,
+        frozen: Option<&FrozenFeatures>,
         epoch: usize,
         first_step: usize,
-        take: impl FnOnce(&mut dyn Iterator<Item = Result<Batch>>) -> R,
-    ) -> R {
-        self.of_steps(epoch, first_step, |step, drawn| self.features(features, epoch, step, drawn), take)
-    }
-
-    /// Calls `take` with the batches of an epoch; `make` makes the images of a step from the known ones
-    /// drawn for it.
-    fn of_steps<R>(
-        &self,
-        epoch: usize,
-        first_step: usize,
-        make: impl Fn(usize, &[usize]) -> Result<Images> + Send + Sync,
         take: impl FnOnce(&mut dyn Iterator<Item = Result<Batch>>) -> R,
     ) -> R {
         let order = shuffled(self.training.len(), self.random(epoch, &Purpose::Order).random());
         let batch = |step| {
             let drawn = self.drawn(step, &order);
+            let images = match frozen {
+                Some(features) => self.features(features, epoch, step, &drawn)?,
+                None => self.pixels(epoch, step, &drawn)?,
+            };
             let seed = self.random(epoch, &Purpose::Network(step)).random();
-            Ok(Batch { images: make(step, &drawn)?, labels: self.labels(&drawn), seed })
+            Ok(Batch { images, labels: self.labels(&drawn), seed })
         };
         prefetch(first_step..self.steps(), batch, take)
     }

@@ -54,10 +54,19 @@ pub fn train(
     run: &RunFolder,
     save_every: Duration,
     stop: &AtomicBool,
-    observe: impl FnMut(&Event),
+    mut observe: impl FnMut(&Event),
 ) -> Result<Outcome> {
     run.check_holds_no_run()?;
-    run_from(Start::New { given }, settings, run, save_every, stop, observe)
+    settings.check()?;
+    // Data may take hours to read.
+    atomic::check_writable_folder(run.path())?;
+    let backbone = read_backbone(settings)?;
+    let Some(batches) = Batches::open(settings, stop, &mut observe)? else { return Ok(Outcome::NotBegun) };
+    let mut session = Session::create(&batches, run, given, backbone)?;
+    let started = session.started();
+    session.record(&started)?;
+    session.save()?;
+    session.run(&started, &mut Control { save_every, stop, observe: &mut observe })
 }
 
 /// Resumes the run in a folder from its newest state. On the CPU, with the same number of threads, the
@@ -84,58 +93,27 @@ pub fn resume(
         observe(&Event::StateUnusable { reason: fault.to_string() });
     }
     let settings = state.settings.clone();
-    let start = Start::Saved { log, state: Box::new(state), tensors };
-    run_from(start, &settings, run, save_every, stop, observe)
-}
-
-/// Where a run starts.
-enum Start<'a> {
-    /// From the settings; `given` is the text in which a user gave them.
-    New { given: Option<&'a str> },
-    /// From a saved state, with the open log.
-    Saved { log: Log, state: Box<State>, tensors: Weights },
-}
-
-/// Trains from `start` to the last epoch, and writes the result.
-fn run_from(
-    start: Start,
-    settings: &TrainSettings,
-    run: &RunFolder,
-    save_every: Duration,
-    stop: &AtomicBool,
-    mut observe: impl FnMut(&Event),
-) -> Result<Outcome> {
     settings.check()?;
-    // Data may take hours to read.
     atomic::check_writable_folder(run.path())?;
-    let is_new = matches!(start, Start::New { .. });
-    let backbone = if is_new { read_backbone(settings)? } else { None };
-    let Some(batches) = Batches::open(settings, stop, &mut observe)? else { return Ok(Outcome::NotBegun) };
-    let mut session = Session::begin(settings, &batches, run, start, backbone)?;
-    let Lineage { held_out_seen, unknown_seen, .. } = session.learner.lineage;
-    let started = Event::Start(Started { held_out_seen, unknown_seen, ..batches.started.clone() });
-    if is_new {
-        session.record(&started)?;
-        session.save()?;
+    let Some(batches) = Batches::open(&settings, stop, &mut observe)? else { return Ok(Outcome::NotBegun) };
+    let session = Session::reopen(&batches, run, log, state, &tensors)?;
+    // They may be as large as the network.
+    drop(tensors);
+    let started = session.started();
+    session.run(&started, &mut Control { save_every, stop, observe: &mut observe })
+}
+
+/// How the caller controls a run.
+struct Control<'a> {
+    save_every: Duration,
+    stop: &'a AtomicBool,
+    observe: &'a mut dyn FnMut(&Event),
+}
+
+impl Control<'_> {
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
     }
-    // From here on the run can be resumed.
-    observe(&started);
-    // A complete one needs no features of frozen layers.
-    let best = if session.is_trained() { Some(session.best()?) } else { None };
-    if let Some(best) = best.filter(|best| best.features.is_some()) {
-        return session.finish(best, stop, &mut observe);
-    }
-    if session.learner.find_features(run, stop, &mut observe)?.is_break() {
-        return Ok(session.stopped());
-    }
-    session.saved = Instant::now();
-    while session.state.epoch <= settings.recipe.epochs {
-        if session.train_and_test(save_every, stop, &mut observe)?.is_break() {
-            return Ok(session.stopped());
-        }
-    }
-    let best = session.best()?;
-    session.finish(best, stop, &mut observe)
 }
 
 /// Reads the weights that a new run starts from, if any, and checks that they fit its network.
@@ -144,6 +122,14 @@ fn read_backbone(settings: &TrainSettings) -> Result<Option<Weights>> {
     let weights = Weights::read(&backbone.file)?.network()?;
     weights.check_backbone_of(&settings.architecture, &settings.input)?;
     Ok(Some(weights))
+}
+
+/// A network with initial weights, and its optimizer.
+fn untrained<'a>(batches: &'a Batches<'a>) -> Result<(Learner<'a>, Optimizer)> {
+    let TrainSettings { recipe, loss, .. } = batches.settings;
+    let learner = Learner::new(batches)?;
+    let optimizer = Optimizer::new(&learner.network, recipe, loss.variant).map_err(torch)?;
+    Ok((learner, optimizer))
 }
 
 /// The metrics of a tested network, for its default rejection score.
@@ -170,69 +156,108 @@ struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    /// Starts a new run, or resumes a saved one.
-    fn begin(
-        settings: &'a TrainSettings,
+    /// Starts a new run; `given` is the text of its settings as a user gave them.
+    fn create(
         batches: &'a Batches<'a>,
         folder: &'a RunFolder,
-        start: Start,
+        given: Option<&str>,
         backbone: Option<Weights>,
     ) -> Result<Self> {
-        let mut learner = Learner::new(settings, batches)?;
-        let mut optimizer =
-            Optimizer::new(&learner.network, &settings.recipe, settings.loss.variant).map_err(torch)?;
+        let settings = batches.settings;
+        let (mut learner, optimizer) = untrained(batches)?;
+        learner.begin(backbone)?;
+        let path = folder.path();
+        std::fs::create_dir_all(path).map_err(Error::io("create", path))?;
+        let log = Log::open(folder)?;
+        // Another process may have started and ended one meanwhile.
+        folder.check_holds_no_run()?;
+        let resolved = serde_json::to_vec_pretty(settings).expect("settings are plain data");
+        atomic::write(&folder.resolved(), &resolved)?;
+        if let Some(given) = given {
+            folder.write_settings(given)?;
+        }
         let Contents { checksum, tests_checksum, .. } = &batches.contents;
-        let (mut log, state, lowest_losses) = match start {
-            Start::Saved { log, state, tensors } => {
-                // The best checkpoint has the outputs for the test images.
-                if (&state.data, &state.test_sets) != (checksum, tests_checksum) {
-                    return Err(Error::DataChanged { path: folder.path().to_owned() });
-                }
-                // Otherwise a newer, damaged state would be kept instead of a good older one.
-                folder.remove_states_but(STATES_KEPT, &state.path(folder))?;
-                learner.load(&tensors)?;
-                learner.lineage.clone_from(&state.lineage);
-                optimizer.load(&tensors)?;
-                let least = match tensors.get(LOWEST_LOSSES) {
-                    Some(_) => tensors.values(LOWEST_LOSSES, &[batches.choosing.len()])?.to_vec(),
-                    None => Vec::new(),
-                };
-                (log, *state, least)
-            }
-            Start::New { given } => {
-                learner.begin(backbone)?;
-                let path = folder.path();
-                std::fs::create_dir_all(path).map_err(Error::io("create", path))?;
-                let log = Log::open(folder)?;
-                // Another process may have started and ended one meanwhile.
-                folder.check_holds_no_run()?;
-                let resolved = serde_json::to_vec_pretty(settings).expect("settings are plain data");
-                atomic::write(&folder.resolved(), &resolved)?;
-                if let Some(given) = given {
-                    folder.write_settings(given)?;
-                }
-                let state = State::new(settings.clone(), checksum.clone(), tests_checksum.clone());
-                (log, State { lineage: learner.lineage.clone(), ..state }, Vec::new())
-            }
-        };
+        let state = State::new(settings.clone(), checksum.clone(), tests_checksum.clone());
+        let state = State { lineage: learner.lineage.clone(), ..state };
+        Self::begin(batches, folder, (learner, optimizer), log, state)
+    }
+
+    /// Continues a run from a saved state, with its open log.
+    fn reopen(
+        batches: &'a Batches<'a>,
+        folder: &'a RunFolder,
+        log: Log,
+        state: State,
+        tensors: &Weights,
+    ) -> Result<Self> {
+        let Contents { checksum, tests_checksum, .. } = &batches.contents;
+        let (mut learner, mut optimizer) = untrained(batches)?;
+        // The best checkpoint has the outputs for the test images.
+        if (&state.data, &state.test_sets) != (checksum, tests_checksum) {
+            return Err(Error::DataChanged { path: folder.path().to_owned() });
+        }
+        // Otherwise a newer, damaged state would be kept instead of a good older one.
+        folder.remove_states_but(STATES_KEPT, &state.path(folder))?;
+        learner.load(tensors)?;
+        learner.lineage.clone_from(&state.lineage);
+        optimizer.load(tensors)?;
+        let mut session = Self::begin(batches, folder, (learner, optimizer), log, state)?;
+        if tensors.get(LOWEST_LOSSES).is_some() {
+            session.lowest_losses = tensors.values(LOWEST_LOSSES, &[batches.choosing.len()])?.to_vec();
+        }
+        Ok(session)
+    }
+
+    fn begin(
+        batches: &'a Batches<'a>,
+        folder: &'a RunFolder,
+        (learner, optimizer): (Learner<'a>, Optimizer),
+        mut log: Log,
+        state: State,
+    ) -> Result<Self> {
         log.rewind(state.log)?;
         atomic::remove_unfinished(folder.path());
         let device = learner.device;
         let smoothed_loss = state.smoothed_loss.map(|loss| Tensor::from(loss as f32).f_to_device(device));
-        let smoothed_loss = smoothed_loss.transpose().map_err(torch)?;
-        let saved = Instant::now();
         Ok(Self {
-            settings,
+            settings: batches.settings,
             batches,
             folder,
             learner,
             optimizer,
             state,
-            lowest_losses,
-            smoothed_loss,
+            lowest_losses: Vec::new(),
+            smoothed_loss: smoothed_loss.transpose().map_err(torch)?,
             log,
-            saved,
+            saved: Instant::now(),
         })
+    }
+
+    /// What the run trains on and is tested on.
+    fn started(&self) -> Event {
+        let Lineage { held_out_seen, unknown_seen, .. } = self.learner.lineage;
+        Event::Start(Started { held_out_seen, unknown_seen, ..self.batches.started.clone() })
+    }
+
+    /// Trains to the last epoch, and writes the result. The run can be resumed from here on.
+    fn run(mut self, started: &Event, control: &mut Control) -> Result<Outcome> {
+        (control.observe)(started);
+        // A complete run needs no features of frozen layers.
+        let best = if self.is_trained() { Some(self.best()?) } else { None };
+        if let Some(best) = best.filter(|best| best.features.is_some()) {
+            return self.finish(best, control);
+        }
+        if self.learner.find_features(self.folder, control.stop, control.observe)?.is_break() {
+            return Ok(self.stopped());
+        }
+        self.saved = Instant::now();
+        while !self.is_trained() {
+            if self.train_and_test(control)?.is_break() {
+                return Ok(self.stopped());
+            }
+        }
+        let best = self.best()?;
+        self.finish(best, control)
     }
 
     /// The checkpoint of the best epoch, which has its test.
@@ -260,51 +285,36 @@ impl<'a> Session<'a> {
     }
 
     /// Trains what is left of the current epoch and tests the network; breaks if asked to stop.
-    fn train_and_test(
-        &mut self,
-        save_every: Duration,
-        stop: &AtomicBool,
-        observe: &mut impl FnMut(&Event),
-    ) -> Result<ControlFlow<()>> {
+    fn train_and_test(&mut self, control: &mut Control) -> Result<ControlFlow<()>> {
         let (epoch, first_step) = (self.state.epoch, self.state.step);
         let begun = Instant::now();
         let (batches, features) = (self.batches, self.learner.features());
-        let train_on =
-            |batches: &mut dyn Iterator<Item = Result<Batch>>| self.epoch(batches, save_every, stop, observe);
-        let trained = match &features {
-            Some(features) => batches.features_of_epoch(features, epoch, first_step, train_on),
-            None => batches.of_epoch(epoch, first_step, train_on),
-        }?;
-        if trained.is_break() {
+        let train_on = |batches: &mut dyn Iterator<Item = Result<Batch>>| self.epoch(batches, control);
+        if batches.of_epoch_from(features.as_deref(), epoch, first_step, train_on)?.is_break() {
             return Ok(Break(()));
         }
         let tested = if self.is_tested(epoch) {
-            observe(&Event::Testing { epoch });
+            (control.observe)(&Event::Testing { epoch });
             Some(self.test(begun)?)
         } else {
             None
         };
         (self.state.epoch, self.state.step) = (epoch + 1, 0);
-        if self.is_trained() || self.saved.elapsed() >= save_every {
+        if self.is_trained() || self.saved.elapsed() >= control.save_every {
             self.save()?;
         }
         if let Some(event) = tested {
-            observe(&event);
+            (control.observe)(&event);
         }
         Ok(Continue(()))
     }
 
     /// Completes the best checkpoint with what an export needs, and writes the report.
-    fn finish(
-        mut self,
-        mut best: Checkpoint,
-        stop: &AtomicBool,
-        observe: &mut impl FnMut(&Event),
-    ) -> Result<Outcome> {
+    fn finish(mut self, mut best: Checkpoint, control: &mut Control) -> Result<Outcome> {
         // A run killed right after its last save has one state too many.
         self.folder.remove_states_but(STATES_KEPT, &self.state.path(self.folder))?;
         if best.features.is_none() {
-            if self.learner.add_features(&mut best, stop, observe)?.is_break() {
+            if self.learner.add_features(&mut best, control.stop, control.observe)?.is_break() {
                 return Ok(Outcome::WithoutFeatures);
             }
             best.write(&self.folder.checkpoint(CheckpointKind::Best))?;
@@ -313,7 +323,7 @@ impl<'a> Session<'a> {
         let report = report(&best, &options)?;
         let finished = Event::Finished { report: report.clone() };
         self.record(&finished)?;
-        observe(&finished);
+        (control.observe)(&finished);
         Ok(Outcome::Finished(report))
     }
 
@@ -344,16 +354,14 @@ impl<'a> Session<'a> {
     fn epoch(
         &mut self,
         batches: impl IntoIterator<Item = Result<Batch>>,
-        save_every: Duration,
-        stop: &AtomicBool,
-        observe: &mut impl FnMut(&Event),
+        control: &mut Control,
     ) -> Result<ControlFlow<()>> {
         let recipe = &self.settings.recipe;
         let (epoch, steps) = (self.state.epoch, self.batches.steps());
         let begun = Instant::now();
         let mut done = 0;
         for batch in batches {
-            if stop.load(Ordering::Relaxed) {
+            if control.is_stopped() {
                 self.save()?;
                 // Between two epochs the checkpoint of a tested epoch is current, and has its test.
                 let is_kept = self.state.step == 0 && epoch > 1 && self.is_tested(epoch - 1);
@@ -365,7 +373,7 @@ impl<'a> Session<'a> {
                 }
                 return Ok(Break(()));
             }
-            if done > 0 && self.saved.elapsed() >= save_every {
+            if done > 0 && self.saved.elapsed() >= control.save_every {
                 self.save()?;
             }
             let batch = batch?;
@@ -390,7 +398,7 @@ impl<'a> Session<'a> {
                 if step.is_multiple_of(LOG_EVERY) || step == steps {
                     self.record(&event)?;
                 }
-                observe(&event);
+                (control.observe)(&event);
             }
         }
         Ok(Continue(()))
