@@ -79,6 +79,14 @@ pub enum Error {
         /// Which tensor is missing or wrong, and how.
         reason: String,
     },
+    /// The tensors of a weights file match no known network.
+    #[error("`{}` holds the weights of no known network: {}", shown(path), on_one_line(reason))]
+    UnknownNetwork {
+        /// The safetensors or PyTorch file.
+        path: PathBuf,
+        /// What keeps it from being one, and which tensors there are.
+        reason: String,
+    },
     /// A checkpoint or a resume state is malformed.
     #[error("`{}` is not a usable checkpoint: {}", shown(path), on_one_line(reason))]
     Checkpoint {

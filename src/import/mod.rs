@@ -167,7 +167,7 @@ fn anchors_of(weights: &Weights, count: usize) -> Option<&'static str> {
 /// states, else the paper's for weights with anchors and for the network of its code, else cross-entropy.
 ///
 /// # Errors
-/// [`Error::Weights`] if they match no known network.
+/// [`Error::UnknownNetwork`] if they match none.
 pub fn probable_loss(weights: &Weights) -> Result<Loss> {
     let found = weights.recognize()?;
     let has_anchors = found.classes.is_some_and(|count| anchors_of(weights, count).is_some());

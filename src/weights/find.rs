@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 use super::Weights;
 use crate::{
     arch::{Architecture, FAMILIES, Layer, Recognized},
-    error::Result,
+    error::{Error, Result},
     image::Input,
     text::few,
 };
@@ -16,7 +16,7 @@ const AVERAGES: [&str; 8] = ["averaged", "average", "avg", "swa", "shadow", "tea
 /// The prefix of the network's tensors and the network.
 ///
 /// # Errors
-/// [`Error::Weights`](crate::Error::Weights) if no prefix leads to a known network.
+/// [`Error::UnknownNetwork`] if no prefix leads to a known network, and [`Error::Weights`] if there are no weights.
 pub(super) fn network(weights: &Weights) -> Result<(&str, Recognized)> {
     let mut candidates = Vec::new();
     let mut unsupported = Vec::new();
@@ -68,7 +68,7 @@ pub(super) fn network(weights: &Weights) -> Result<(&str, Recognized)> {
         let marks = FAMILIES.iter().map(|family| format!("{} has `{}`", family.name, family.mark));
         let reason = unsupported.into_iter().next().unwrap_or_else(|| marks.collect::<Vec<_>>().join(", "));
         let names = few(weights.names());
-        weights.error(format!("they match no known network: {reason}; found {names}"))
+        Error::UnknownNetwork { path: weights.path.clone(), reason: format!("{reason}; found {names}") }
     })
 }
 

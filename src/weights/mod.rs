@@ -323,7 +323,7 @@ impl Weights {
     /// [`network`](Self::network) does.
     ///
     /// # Errors
-    /// [`Error::Weights`] if they match no known network.
+    /// [`Error::UnknownNetwork`].
     pub fn recognize(&self) -> Result<Recognized> {
         find::network(self).map(|(_, found)| found)
     }
@@ -357,7 +357,7 @@ impl Weights {
     /// order.
     ///
     /// # Errors
-    /// [`Error::Weights`] if the tensors match no known network.
+    /// [`Error::UnknownNetwork`].
     pub fn network(&self) -> Result<Self> {
         let (prefix, found) = find::network(self)?;
         let last = found.classes.is_none().then(|| find::last_layer(self, prefix, &found)).flatten();
@@ -592,13 +592,13 @@ mod tests {
         }
         weights.insert("a\x1b[31m", &[0], Vec::new());
         let error = message(&weights);
-        assert!(error.contains("they match no known network: wide-resnet has `block1."), "{error}");
+        assert!(error.contains("the weights of no known network: wide-resnet has `block1."), "{error}");
         assert!(error.contains("found `a`, `a\\u{1b}[31m`, `b`, "), "{error}");
         assert!(error.ends_with("`g` and 3 more"), "{error}");
         // A WideResNet of a width that is none of the family's.
         weights.insert("block1.layer.0.conv1.weight", &[24, 16, 3, 3], vec![0.0; 24 * 16 * 9]);
         let error = message(&weights);
-        assert!(error.contains("they match no known network: only 0 of "), "{error}");
+        assert!(error.contains("the weights of no known network: only 0 of "), "{error}");
         assert!(error.contains(" tensors are those of WideResNet-"), "{error}");
     }
 

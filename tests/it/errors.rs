@@ -116,6 +116,9 @@ fn weights_that_do_not_fit_are_refused() {
     let error = Weights::read(&golden("make.py")).unwrap_err();
     assert!(matches!(error, Error::Weights { .. }) && error.to_string().contains("make.py"), "{error}");
 
+    let strided = Weights::read(&golden("checkpoints/strided.pt")).unwrap();
+    assert!(matches!(strided.recognize(), Err(Error::UnknownNetwork { .. })));
+
     let mut other = checkpoint(1, Variant::Paper);
     other.network.insert("fc.weight", &[2, 64], vec![0.0; 128]);
     let folder = tempfile::tempdir().unwrap();

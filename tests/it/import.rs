@@ -418,7 +418,7 @@ fn unusable_weights_and_data_are_reported() {
     let refused = run(&[&file("layouts/script.pt"), "m.onnx", "--threshold", "1"]);
     assert!(refused.contains("it is a TorchScript archive"), "{refused}");
     let refused = run(&[&file("layouts/resnet.pt"), "m.onnx", "--threshold", "1"]);
-    assert!(refused.contains("they match no known network"), "{refused}");
+    assert!(refused.contains("the weights of no known network"), "{refused}");
     assert!(refused.contains("found `state_dict.encoder.bn1.weight`, "), "{refused}");
     fs::create_dir(at.join("empty")).unwrap();
     assert!(run(&["empty", "m.onnx"]).contains("`empty` is a folder without `checkpoint.safetensors`"));
@@ -429,7 +429,7 @@ fn unusable_weights_and_data_are_reported() {
     weights.write(&at.join("infinite.safetensors")).unwrap();
     let refused = run(&["infinite.safetensors", "m.onnx", "--threshold", "1"]);
     assert!(refused.contains("tensor `bn1.bias` holds inf"), "{refused}");
-    assert!(run(&[&strided, "m.onnx", "--threshold", "1"]).contains("they match no known network"));
+    assert!(run(&[&strided, "m.onnx", "--threshold", "1"]).contains("the weights of no known network"));
     assert!(
         run(&[&legacy, "m.onnx", "--threshold", "1", "--classes", "a,b"])
             .contains("the weights are for 6 classes")

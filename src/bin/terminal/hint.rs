@@ -98,6 +98,10 @@ pub fn of(error: &Error) -> Option<String> {
         Error::NoMap { .. } => "export the model again with --map",
         Error::Unsupported { runtime: "tract", .. } => "try another runtime: `--provider onnxruntime`",
         Error::Unsupported { .. } => "try a newer ONNX Runtime, or `--provider cpu`",
+        Error::UnknownNetwork { .. } => {
+            "`toolkit weights list` lists weights of networks that are known; `examples/python/wrap.py` makes a model file of \
+             another network"
+        }
         Error::Checkpoint { path, .. } if RunFolder::is_state(path) => {
             "a run is resumed by the version that began it, with the settings in its `resolved.json`"
         }
