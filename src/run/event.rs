@@ -222,7 +222,7 @@ impl Started {
         }
         for class in self.classes.keys().filter(|class| is_remainder(class)) {
             remarks.push(format!(
-                "the class `{}` is known like the others: images of no class do not belong to the known ones",
+                "`{}` is learned as a class: remove the folder if its images are of no class",
                 on_one_line(class)
             ));
         }
@@ -314,11 +314,14 @@ mod tests {
     }
 
     #[test]
-    fn a_class_with_the_name_of_a_split_is_remarked() {
-        let classes = ["cat", "Test"].map(|class| (class.to_owned(), 12));
+    fn classes_whose_names_mean_something_else_are_remarked() {
+        let classes = ["cat", "Test", "Misc"].map(|class| (class.to_owned(), 12));
         let started = Started { classes: BTreeMap::from(classes), ..Started::default() };
-        let remark = "the class `Test` has the name of a split: are its images sorted by class?";
-        assert_eq!(started.remarks(), [remark]);
+        let remarks = [
+            "the class `Test` has the name of a split: are its images sorted by class?",
+            "`Misc` is learned as a class: remove the folder if its images are of no class",
+        ];
+        assert_eq!(started.remarks(), remarks);
     }
 
     #[cfg(unix)]
