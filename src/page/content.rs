@@ -86,6 +86,11 @@ pub struct Provenance {
 }
 
 impl Provenance {
+    /// Why the held-out scores may differ from those of new known images on this provider, if so.
+    pub(super) fn doubt_of_held_out(&self) -> Option<&'static str> {
+        self.manifest.doubt_of_held_out().or(self.doubt())
+    }
+
     /// Why the provider voids the guarantee, if it does.
     fn doubt(&self) -> Option<&'static str> {
         self.provider?.doubt_of_held_out(&self.manifest)

@@ -1,7 +1,7 @@
 //! The result in words: the verdict and the cautions.
 
 use super::{
-    content::Subject,
+    content::{Provenance, Subject},
     name::{elided, isolated},
 };
 use crate::{
@@ -265,9 +265,10 @@ impl Subject {
         let least = self.kept_at_least(keep).unwrap_or(keep);
         report.keeps_fewer_than(least).then(|| {
             let interval = report.intervals.and_then(|intervals| intervals.known_kept);
+            let doubt = self.origin.as_ref().and_then(Provenance::doubt_of_held_out);
+            let doubt = doubt.unwrap_or("the test images may differ from the images that it was chosen from");
             format!(
-                "The threshold was chosen to keep {} of the known images, but it keeps {}. The test images may differ \
-                 from the images that it was chosen from.",
+                "The threshold was chosen to keep {} of the known images, but it keeps {}: {doubt}.",
                 percent(keep),
                 with_interval(kept, interval)
             )
@@ -362,7 +363,6 @@ mod tests {
         eval::{Scored, TestScores},
         metrics::Bootstrap,
         model::{Degraded, Manifest},
-        page::content::Provenance,
         report::ReportOptions,
     };
 
@@ -396,6 +396,19 @@ mod tests {
             degradation: None,
             remarks: Vec::new(),
         }
+    }
+
+    /// A model file with these further properties.
+    fn origin(further: &[(&str, &str)]) -> Option<Provenance> {
+        let properties = [
+            ("cac.format_version", "2"),
+            ("cac.classes", r#"["a","b","c"]"#),
+            ("cac.input", r#"{"height":32,"width":32,"mean":[0.5,0.5,0.5],"std":[0.5,0.5,0.5]}"#),
+            ("cac.score", "\"cac\""),
+            ("cac.threshold", r#"{"value":199.0,"data":"by hand","held_out_scores":[]}"#),
+        ];
+        let manifest = Manifest::from_properties(properties.iter().chain(further).copied(), "x");
+        Some(Provenance { manifest: manifest.unwrap(), sha256: None, provider: None })
     }
 
     #[test]
@@ -433,9 +446,16 @@ mod tests {
         assert_eq!(
             both.cautions(),
             [
-                "The threshold was chosen to keep 95.0 % of the known images, but it keeps 90.0 %. The test images may \
-              differ from the images that it was chosen from."
+                "The threshold was chosen to keep 95.0 % of the known images, but it keeps 90.0 %: the test images may differ \
+                 from the images that it was chosen from."
             ]
+        );
+        let mut imported = both.clone();
+        imported.origin = origin(&[("cac.imported", "\"w.pt\"")]);
+        let [caution] = &imported.cautions()[..] else { panic!("{:?}", imported.cautions()) };
+        assert!(
+            caution.contains("it keeps 90.0 %: the network may have learned from the images"),
+            "{caution}"
         );
         let without = subject(&known, &[("far", &far)], None);
         assert!(without.verdict().ends_with(
@@ -462,18 +482,7 @@ mod tests {
             let [reduced, noise, jpeg] =
                 [(0, 0.8), (1, noise), (2, jpeg)].map(|(index, kept)| one(Degradation::ALL[index], kept));
             let robustness = Robustness { images: 1000, kept: 0.952, degraded: vec![reduced, noise, jpeg] };
-            let manifest = Manifest::from_properties(
-                [
-                    ("cac.format_version", "2"),
-                    ("cac.classes", r#"["a","b","c"]"#),
-                    ("cac.input", r#"{"height":32,"width":32,"mean":[0.5,0.5,0.5],"std":[0.5,0.5,0.5]}"#),
-                    ("cac.score", "\"cac\""),
-                    ("cac.threshold", r#"{"value":199.0,"data":"by hand","held_out_scores":[]}"#),
-                    ("cac.robustness", &*serde_json::to_string(&robustness).unwrap()),
-                ],
-                "x",
-            );
-            Some(Provenance { manifest: manifest.unwrap(), sha256: None, provider: None })
+            origin(&[("cac.robustness", &serde_json::to_string(&robustness).unwrap())])
         };
         // Also a threshold that was set by hand.
         subject.keep = None;
