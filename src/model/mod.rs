@@ -177,7 +177,7 @@ impl Manifest {
         self.history.doubt_of_held_out().or(chose_epoch)
     }
 
-    /// How many of the images from which the threshold was chosen look almost like a training image, if any do.
+    /// How many of the held-out images look almost like a training image, if any do and the threshold is theirs.
     #[must_use]
     pub fn held_out_alike(&self) -> Option<usize> {
         let training = self.history.training.as_ref().filter(|_| self.history.recalibration.is_none())?;
@@ -218,7 +218,7 @@ impl Manifest {
                 "{share} % of new known images{of_class}, and at least {:.1} % with 95 % confidence{of_one}; chosen from {data}{}",
                 100.0 * bound,
                 self.held_out_alike().map_or(String::new(), |count| format!(
-                    ", of which {count} look almost like a training image: if they are copies, or frames of one video, fewer are kept"
+                    "; held-out images that look almost like a training image: {count}; if they are copies, or frames of one video, fewer are kept"
                 ))
             ),
             None => {

@@ -87,7 +87,7 @@ pub struct Settings {
     /// Unknown images that training keeps away from all anchors: a folder, the training split of a data set,
     /// the name of a published one, or the known training images `scrambled`, for classes that differ in
     /// shape; `scrambled,DIR` alternates both. By default scrambled; none with --freeze, cross-entropy or a
-    /// backbone trained on photographs, or with --outlier-share 0
+    /// backbone trained on photographs, or if a step has no room for one and --outlier-share is not set
     #[arg(help_heading = LOSS, long, value_name = "DIR|NAME|scrambled|scrambled,DIR|none")]
     outliers: Option<Outliers>,
     #[arg(help_heading = LOSS, long, value_name = "SHARE", help = by_recipe("Outliers per known image in a step, 0 to 16",
@@ -573,8 +573,11 @@ impl Settings {
                 Precision::Bf16 => TrainingPrecision::Bf16,
             },
         };
-        // Cross-entropy needs no outliers.
-        let is_without = self.loss == Objective::CrossEntropy || self.outlier_share == Some(0.0);
+        // Cross-entropy needs no outliers, and a small step has no room for one; if a share is given, that is
+        // an error.
+        let is_share_given = self.outlier_share.is_some_and(|share| share != 0.0);
+        let is_without = self.loss == Objective::CrossEntropy
+            || (recipe.outliers_per_step(recipe.batch_size) == 0 && !is_share_given);
         let default = if is_without { Outliers::None } else { recipe.outliers };
         recipe.outliers = self.outliers.clone().unwrap_or(default);
         recipe
