@@ -1,14 +1,27 @@
 //! Equal images of data sets.
 
 use std::{
+    borrow::Cow,
     collections::{HashMap, HashSet},
     hash::{DefaultHasher, Hash, Hasher},
 };
 
 use rayon::prelude::*;
+#[cfg(feature = "files")]
+use sha2::{Digest, Sha256};
 
 use super::{Dataset, Source};
+#[cfg(feature = "files")]
+use crate::files::checksum;
 use crate::{error::Result, image::DifferenceHash};
+
+/// How many images are hashed between two calls of `progress`.
+const HASHED_AT_ONCE: usize = 256;
+
+/// The length of a digest in hexadecimal digits: of 2^20 images and as many others, two different ones share a
+/// digest with a probability of 10^-7.
+#[cfg(feature = "files")]
+const DIGITS: usize = 16;
 
 /// Which images of a data set are copies of which: for each image, the index of the first one equal to it.
 pub(crate) struct Copies(Vec<usize>);
@@ -100,14 +113,42 @@ impl Dataset {
         Ok(self.pick(&kept))
     }
 
-    /// The number of images whose difference hash is close to that of an earlier image, as for changed copies and
-    /// frames of a video. Images that cannot be read are not counted. `None` for more than 2^15 images, which take
-    /// too long to compare.
-    #[must_use]
-    pub fn lookalikes(&self) -> Option<usize> {
-        let hash = |index| DifferenceHash::of(&self.original(index).ok()?);
-        let hashes = || (0..self.len()).into_par_iter().map(hash).collect::<Vec<_>>();
-        DifferenceHash::can_compare(self.len(), self.len()).then(|| DifferenceHash::repeated(&hashes()))
+    /// The first 16 hexadecimal digits of the SHA-256 of the [encoded](Self::encoded) bytes of each image; `None` for
+    /// one that cannot be read.
+    ///
+    /// # Errors
+    /// Those of [`repeated_images`](Self::repeated_images).
+    #[cfg(feature = "files")]
+    pub fn digests(&self) -> Result<Vec<Option<String>>> {
+        let digest = |index| {
+            let bytes = self.encoded_if_readable(index)?;
+            Ok(bytes.map(|bytes| {
+                let mut digest = checksum::hexadecimal(Sha256::new_with_prefix(bytes));
+                digest.truncate(DIGITS);
+                digest
+            }))
+        };
+        (0..self.len()).into_par_iter().map(digest).collect()
+    }
+
+    /// The number of images whose difference hash is close to that of an earlier image or of an image of `others`, as
+    /// for changed copies and frames of a video. Images that cannot be read are not counted. `None` for more than
+    /// 2^30 pairs of images, which take too long to compare. `progress` receives the number of images of both data
+    /// sets that were read since its last call.
+    pub fn lookalikes(&self, others: Option<&Self>, mut progress: impl FnMut(usize)) -> Option<usize> {
+        let first = others.map_or(0, Self::len);
+        if !DifferenceHash::can_compare(self.len(), first + self.len()) {
+            return None;
+        }
+        let mut hashes = Vec::with_capacity(first + self.len());
+        for set in others.into_iter().chain([self]) {
+            let hash = |&index: &usize| DifferenceHash::of(&set.original(index).ok()?);
+            for indices in (0..set.len()).collect::<Vec<_>>().chunks(HASHED_AT_ONCE) {
+                hashes.par_extend(indices.par_iter().map(hash));
+                progress(indices.len());
+            }
+        }
+        Some(DifferenceHash::repeated(&hashes, first))
     }
 
     /// For each of `others`, the indices of its images that equal an image of this data set.
@@ -134,14 +175,20 @@ impl Dataset {
 
     /// The length and a checksum of the [encoded](Self::encoded) bytes of an image; `None` if it cannot be read.
     fn digest(&self, index: usize) -> Result<Option<(u64, u64)>> {
-        let bytes = match self.encoded(index) {
-            Ok(bytes) => bytes,
-            Err(error) if error.is_of_the_system() => return Err(error),
-            Err(_) => return Ok(None),
-        };
-        let mut hasher = DefaultHasher::new();
-        bytes.hash(&mut hasher);
-        Ok(Some((bytes.len() as u64, hasher.finish())))
+        Ok(self.encoded_if_readable(index)?.map(|bytes| {
+            let mut hasher = DefaultHasher::new();
+            bytes.hash(&mut hasher);
+            (bytes.len() as u64, hasher.finish())
+        }))
+    }
+
+    /// The [encoded](Self::encoded) bytes of an image; `None` if it cannot be read.
+    fn encoded_if_readable(&self, index: usize) -> Result<Option<Cow<'_, [u8]>>> {
+        match self.encoded(index) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.is_of_the_system() => Err(error),
+            Err(_) => Ok(None),
+        }
     }
 
     /// The [lengths](Self::encoded_len) of all images.
@@ -185,6 +232,13 @@ mod tests {
         let (a, b) = (set("a", &[1, 2, 3, 2, 2]), set("b", &[2, 9, 1, 9]));
         assert_eq!([&a, &b].map(|set| set.repeated_images().unwrap()), [2, 1]);
         assert_eq!((b.copies_in([&a, &b]).unwrap(), a.copies_in([&b]).unwrap()), (vec![4, 4], vec![2]));
+        #[cfg(feature = "files")]
+        {
+            let [a, b] = [&a, &b].map(|set| set.digests().unwrap());
+            assert_eq!((&a[1], &a[0], &b[1]), (&a[3], &b[2], &b[3]));
+            let file = std::fs::read(folder.path().join("a/0.bmp")).unwrap();
+            assert_eq!(a[0].as_deref(), Some(&crate::files::sha256(&file)[..16]));
+        }
         let noise = Dataset::noise(Noise::uniform(3), &Input::default());
         assert_eq!((noise.repeated_images().unwrap(), a.copies_in([&noise]).unwrap()), (0, vec![0]));
         let shades =
@@ -194,6 +248,8 @@ mod tests {
         // What cannot be read equals nothing.
         std::fs::remove_file(folder.path().join("a/1.bmp")).unwrap();
         assert_eq!((a.repeated_images().unwrap(), a.copies_in([&b]).unwrap()), (1, vec![2]));
+        #[cfg(feature = "files")]
+        assert_eq!(a.digests().unwrap().iter().position(Option::is_none), Some(1));
     }
 
     #[test]

@@ -21,7 +21,6 @@ use crate::{
         proto::{Graph, Model},
     },
     report::Report,
-    run::portable,
     scorer::{Provider, Scorer, tract::TRACT},
 };
 
@@ -30,7 +29,7 @@ const CHECKED: usize = 32;
 
 /// The options of a recalibration.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct RecalibrateOptions<'a> {
+pub struct RecalibrateOptions {
     /// The share of new known images that the threshold keeps, 0 to below 1; by default that of the file's
     /// threshold or, if it was set by hand, [`method::KEEP`].
     pub keep: Option<f64>,
@@ -38,10 +37,12 @@ pub struct RecalibrateOptions<'a> {
     pub provider: Provider,
     /// Leave out images that cannot be read.
     pub skip_broken: bool,
-    /// Where the images are: a folder, or the name of a published data set. The file records it, so that an
-    /// evaluation can tell if its images chose the threshold: below the current folder as the whole path, else as
-    /// the last part of it.
-    pub known: Option<&'a Path>,
+    /// The number of images that look almost like another one, or like a training image; `None` if they were not
+    /// [counted](Dataset::lookalikes). The file records it.
+    pub alike: Option<usize>,
+    /// Whether the images have been compared with the [training images](Dataset::without), and are none of these.
+    /// The file records it.
+    pub compared: bool,
 }
 
 /// The result of a recalibration.
@@ -66,8 +67,8 @@ pub struct Recalibrated {
 
 /// Writes a model file with a new [threshold](method::threshold), or with a new one for each class if the file has
 /// those. Held-out scores, operating points and the held-out scores of places are replaced where the file has them;
-/// the network and the score are unchanged. The images must be of the known classes and must have had no other use
-/// in the model. Labels are optional. `progress` receives the number of images of each finished batch. ONNX fields
+/// the network and the score are unchanged. The images must be [distinct](Dataset::distinct), of the known classes, and
+/// without other use in the model. Labels are optional. `progress` receives the number of images of each finished batch. ONNX fields
 /// that this toolkit does not read, such as the doc strings of nodes, are lost.
 ///
 /// The result is checked on tract. If the check fails, nothing is written and `path` is unchanged.
@@ -81,7 +82,7 @@ pub fn recalibrate(
     bytes: Bytes,
     origin: &str,
     images: &Dataset,
-    options: RecalibrateOptions<'_>,
+    options: RecalibrateOptions,
     path: &Path,
     progress: impl FnMut(usize),
 ) -> Result<Recalibrated> {
@@ -115,7 +116,9 @@ pub fn recalibrate(
     let recalibration = Recalibration {
         producer: producer(),
         provider: options.provider.to_string(),
-        known: options.known.map(|known| portable(known).into()),
+        digests: images.pick(&outputs.indices).digests()?.into_iter().flatten().collect(),
+        alike: options.alike,
+        compared: options.compared,
         earlier,
     };
     let manifest = manifest(&file, &outputs, keep, recalibration)?;

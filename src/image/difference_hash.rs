@@ -71,13 +71,13 @@ impl DifferenceHash {
         })
     }
 
-    /// How many images look like an earlier one.
-    pub fn repeated(images: &[Option<Self>]) -> usize {
+    /// How many images, from the one at `first` on, look like an earlier one.
+    pub fn repeated(images: &[Option<Self>], first: usize) -> usize {
         let all = ByOnes::new(images);
         let is_repeated = |&(place, image): &(usize, &Option<Self>)| {
             image.as_ref().is_some_and(|image| all.alike(image).any(|other| other < place))
         };
-        images.par_iter().enumerate().filter(is_repeated).count()
+        images.par_iter().enumerate().skip(first).filter(is_repeated).count()
     }
 }
 
@@ -158,7 +158,8 @@ mod tests {
             assert_eq!(DifferenceHash::alike(&[hash(copy)], &others), Some(0));
         }
         let all = [&whole, &halved, &image(2), &brightened].map(hash);
-        assert_eq!((DifferenceHash::repeated(&all), DifferenceHash::repeated(&all[1..3])), (2, 0));
+        let repeated = |images: &[_]| [0, 1, 2].map(|first| DifferenceHash::repeated(images, first));
+        assert_eq!((repeated(&all), repeated(&all[1..3])), ([2, 2, 1], [0; 3]));
         // Small images are reduced by a filter, large ones by plain means.
         let large = imageops::resize(&whole, 600, 450, imageops::FilterType::Triangle);
         assert_eq!(DifferenceHash::alike(&[hash(&large)], &[others[0], hash(&whole)]), Some(1));

@@ -1,7 +1,9 @@
 //! The origin of a model, for humans. It is read field by field: a field that cannot be parsed is kept as is
 //! and never prevents scoring.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf};
+#[cfg(feature = "files")]
+use std::collections::HashSet;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
@@ -14,6 +16,8 @@ use crate::{
     report::Report,
     text::listed,
 };
+#[cfg(feature = "files")]
+use crate::{data::Dataset, error::Result};
 
 /// The loss that is no weakness, as a share of all images: a fifth, and what rounding may add.
 const TOLERATED: f64 = 0.2 + 1e-9;
@@ -125,10 +129,21 @@ impl History {
 /// What it means that held-out images look almost like a training image, without a full stop.
 pub(crate) fn held_out_alike_in_words(count: usize) -> String {
     format!(
-        "held-out images that look almost like a training image: {count}; if they are copies, or frames of one video, the \
-         threshold keeps fewer new images than guaranteed"
+        "held-out images that look almost like a training image: {count}; if they are copies, or frames of one video, \
+         {FEWER}"
     )
 }
+
+/// What it means that test images look almost like a training image, without a full stop.
+pub(crate) fn tests_alike_in_words(count: usize) -> String {
+    format!(
+        "test images that look almost like a training image: {count}; if they are copies, or frames of one video, the \
+         accuracy is too high"
+    )
+}
+
+/// What happens if held-out images are no independent images of the known classes.
+const FEWER: &str = "the threshold keeps fewer new images than guaranteed";
 
 /// A recalibration: a new threshold for an existing file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -137,12 +152,47 @@ pub struct Recalibration {
     pub producer: String,
     /// The provider that computed the held-out scores; those of int8 and bfloat16 differ on others.
     pub provider: String,
-    /// Where the images were: the name of a published data set, a relative path, or the last part of a path.
-    /// `None` if that was not given.
+    /// The [`Dataset::digests`](crate::data::Dataset::digests) of the images that the threshold was chosen from.
+    #[serde(default)]
+    pub digests: Vec<String>,
+    /// How many of these look almost like another one, or like a training image that is at hand; `None` if that
+    /// was not counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub known: Option<PathBuf>,
+    pub alike: Option<usize>,
+    /// Whether they were compared with the training images: then none is one of these.
+    #[serde(default)]
+    pub compared: bool,
     /// SHA-256 of the file with the earlier threshold, in hexadecimal.
     pub earlier: String,
+}
+
+impl Recalibration {
+    /// How many images of a data set the threshold was chosen from.
+    ///
+    /// # Errors
+    /// Those of [`Dataset::digests`].
+    #[cfg(feature = "files")]
+    pub fn count_in(&self, images: &Dataset) -> Result<usize> {
+        let chose: HashSet<&String> = self.digests.iter().collect();
+        Ok(images.digests()?.iter().flatten().filter(|digest| chose.contains(digest)).count())
+    }
+
+    /// [`Manifest::cautions_of_held_out`](super::Manifest::cautions_of_held_out).
+    pub(super) fn cautions(&self) -> Vec<String> {
+        let alike = self.alike.filter(|&count| count > 0).map(|count| {
+            format!(
+                "images of the recalibration that look almost like another one, or like a training image: {count}; if \
+                 they are copies, or frames of one video, {FEWER}"
+            )
+        });
+        let unknown = (!self.compared).then(|| {
+            format!(
+                "the images of the recalibration were not compared with the training images; if the network was \
+                 trained on some of them, {FEWER}"
+            )
+        });
+        alike.into_iter().chain(unknown).collect()
+    }
 }
 
 /// Removes and returns a field if it can be parsed.

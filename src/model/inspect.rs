@@ -166,6 +166,9 @@ impl fmt::Display for Inspection {
         } else {
             line("threshold", &format_args!("{}{rule}", self.threshold))?;
         }
+        if original.is_none() && decision.threshold.as_ref().is_some_and(|rule| rule.keep.is_some()) {
+            self.manifest.cautions_of_held_out().iter().try_for_each(|caution| line("caution", caution))?;
+        }
         if let Some(choice) = &history.choice {
             line("choice", choice)?;
         }

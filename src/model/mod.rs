@@ -33,8 +33,8 @@ use crate::{
 pub use decision::{Decision, OperatingPoint, PlaceScore, Threshold};
 #[cfg(all(feature = "files", feature = "tract"))]
 pub use file::with_features;
-pub(crate) use history::held_out_alike_in_words;
 pub use history::{Candidate, Choice, Degraded, History, Recalibration, ResizeCheck, Robustness};
+pub(crate) use history::{held_out_alike_in_words, tests_alike_in_words};
 #[cfg(all(feature = "files", feature = "tract"))]
 pub use inspect::Inspection;
 pub use training::Training;
@@ -177,11 +177,20 @@ impl Manifest {
         self.history.doubt_of_held_out().or(chose_epoch)
     }
 
-    /// How many of the held-out images look almost like a training image, if any do and the threshold is theirs.
+    /// What may make the threshold keep fewer new known images than guaranteed, without being a
+    /// [reason](Self::doubt_of_held_out) against the guarantee: images that it was chosen from and that look almost
+    /// like others, or may be training images. Each is in words without a full stop;
+    /// there are none without a guarantee.
     #[must_use]
-    pub fn held_out_alike(&self) -> Option<usize> {
-        let training = self.history.training.as_ref().filter(|_| self.history.recalibration.is_none())?;
-        training.held_out_alike.filter(|&count| count > 0)
+    pub fn cautions_of_held_out(&self) -> Vec<String> {
+        if self.doubt_of_held_out().is_some() {
+            return Vec::new();
+        }
+        if let Some(recalibration) = &self.history.recalibration {
+            return recalibration.cautions();
+        }
+        let alike = self.history.training.as_ref().and_then(|training| training.held_out_alike);
+        alike.filter(|&count| count > 0).map(held_out_alike_in_words).into_iter().collect()
     }
 
     /// The share of new known images that a threshold for the share `keep` keeps at least, with a confidence of
@@ -215,11 +224,8 @@ impl Manifest {
         let share = per_cent(keep);
         Some(match self.kept_at_least(keep, doubt) {
             Some(bound) => format!(
-                "{share} % of new known images{of_class}, and at least {:.1} % with 95 % confidence{of_one}; chosen from {data}{}",
-                100.0 * bound,
-                self.held_out_alike().map_or(String::new(), |count| format!(
-                    "; held-out images that look almost like a training image: {count}; if they are copies, or frames of one video, fewer are kept"
-                ))
+                "{share} % of new known images{of_class}, and at least {:.1} % with 95 % confidence{of_one}; chosen from {data}",
+                100.0 * bound
             ),
             None => {
                 let doubt = self.doubt_of_held_out().or(doubt);

@@ -5,7 +5,7 @@ use std::{fmt, path::Path};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
-use super::history::understood;
+use super::history::{tests_alike_in_words, understood};
 use crate::data::{KnownData, Protocol};
 
 /// Defines the record: a struct of optional fields, and how it is read from and written to JSON.
@@ -91,6 +91,13 @@ record! {
 }
 
 impl Training {
+    /// What it means that [`tests_alike`](Self::tests_alike) test images look almost like a training image, if any do,
+    /// in words without a full stop.
+    #[must_use]
+    pub fn caution_of_tests(&self) -> Option<String> {
+        self.tests_alike.filter(|&count| count > 0).map(tests_alike_in_words)
+    }
+
     /// A setting of the recipe, by its name there, if it is recorded and has this type.
     #[must_use]
     pub fn setting<T: DeserializeOwned>(&self, name: &str) -> Option<T> {

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     metrics::Interval,
-    model::{Robustness, Threshold, held_out_alike_in_words},
+    model::{Robustness, Threshold},
     report::{Report, Row},
     text::{listed, not_counted},
 };
@@ -184,12 +184,12 @@ impl Subject {
                     .to_owned(),
             );
         }
-        let alike = self.origin.as_ref().filter(|_| self.keep.is_some());
-        if let Some(count) = alike.and_then(|origin| origin.manifest.held_out_alike()) {
-            let alike = sentence(&held_out_alike_in_words(count));
+        let chosen = self.origin.as_ref().filter(|_| self.keep.is_some());
+        for caution in chosen.iter().flat_map(|origin| origin.manifest.cautions_of_held_out()) {
+            let caution = sentence(&caution);
             // A run's log has the same remark.
-            if !cautions.contains(&alike) {
-                cautions.push(alike);
+            if !cautions.contains(&caution) {
+                cautions.push(caution);
             }
         }
         if let Some(degradation) = self.degradation {

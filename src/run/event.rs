@@ -11,7 +11,7 @@ use crate::{
     data::{LeftOut, is_remainder, is_split_name, other_classes_in_words},
     error::{Error, Result},
     method::LogitScore,
-    model::held_out_alike_in_words,
+    model::{held_out_alike_in_words, tests_alike_in_words},
     report::{Report, is_zero},
     text::{first_few, on_one_line, path_text},
 };
@@ -168,30 +168,21 @@ impl Started {
     #[must_use]
     pub fn remarks(&self) -> Vec<String> {
         let mut remarks: Vec<String> = other_classes_in_words(&self.other_classes).into_iter().collect();
-        let mut count = |what: &str, count: usize, consequence: &str| {
-            if count > 0 {
-                remarks.push(format!("{what}: {count}{consequence}"));
-            }
-        };
-        count("test images that are also training images", self.repeated, "");
-        count(
-            "test images that look almost like a training image",
-            self.alike_in_tests,
-            "; if they are copies, or frames of one video, the accuracy is too high",
-        );
+        if self.repeated > 0 {
+            remarks.push(format!("test images that are also training images: {}", self.repeated));
+        }
+        if self.alike_in_tests > 0 {
+            remarks.push(tests_alike_in_words(self.alike_in_tests));
+        }
         if self.alike_held_out > 0 {
             remarks.push(held_out_alike_in_words(self.alike_held_out));
         }
-        let mut count = |what: &str, count: usize, consequence: &str| {
-            if count > 0 {
-                remarks.push(format!("{what}: {count}{consequence}"));
-            }
-        };
-        count(
-            "training images that are copies of others",
-            self.duplicates,
-            "; copies of held-out images are left out",
-        );
+        if self.duplicates > 0 {
+            remarks.push(format!(
+                "training images that are copies of others: {}; copies of held-out images are left out",
+                self.duplicates
+            ));
+        }
         if self.uncompared {
             remarks.push("too many images to find those that look alike".to_owned());
         }

@@ -5,8 +5,6 @@ mod device;
 mod event;
 mod folder;
 mod recipe;
-#[cfg(any(feature = "export", feature = "train"))]
-mod recorded;
 
 #[cfg(any(feature = "export", feature = "train"))]
 pub(crate) use checkpoint::degraded_among;
@@ -22,5 +20,3 @@ pub(crate) use recipe::orthogonal_share;
 pub use recipe::{
     Augment, BatchNorm, FEW_IMAGES, Optimizer, Outliers, Recipe, Schedule, ScheduledRates, TrainingPrecision,
 };
-#[cfg(any(feature = "export", feature = "train"))]
-pub(crate) use recorded::portable;

@@ -321,18 +321,31 @@ fn the_command_says_what_the_earlier_threshold_kept() {
     }
     assert_eq!(fs::read(at.join("model.onnx")).unwrap(), before);
     let inspected = toolkit(at, &["inspect", "new.onnx"]);
+    let caution = "the images of the recalibration were not compared with the training images; if ";
+    assert!(stderr(&output).contains(caution), "{}", stderr(&output));
+    assert!(stdout(&inspected).contains(&format!("\ncaution    {caution}")), "{}", stdout(&inspected));
     assert!(stdout(&inspected).contains(", recalibrated by cac "), "{}", stdout(&inspected));
     // The image that decides is kept, too.
     let verdicts = toolkit(at, &["score", "new.onnx", "new"]);
     assert_eq!(stdout(&verdicts).lines().filter(|line| line.contains("\tunknown\t")).count(), 2);
-    let eval = |model, known| stderr(&toolkit(at, &["eval", model, "--known", known])).to_owned();
-    let chose = "known test images that the threshold of the model was chosen from: 60\n";
-    assert!(!eval("model.onnx", "new").contains("threshold of") && eval("new.onnx", "new").contains(chose));
+    // Wherever the images are now.
     fs::rename(at.join("new"), at.join("moved")).unwrap();
-    let lost = "cannot check whether the threshold of the model was chosen from test images: the images of its \
-                recalibration, `new`, were not found\n";
-    assert!(eval("new.onnx", "moved").contains(lost));
+    let eval = |model, known: &[&str]| {
+        stderr(&toolkit(at, &[&["eval", model, "--known"], known].concat())).to_owned()
+    };
+    let chose = "known test images that the threshold of the model was chosen from: 60\n";
+    let (before, after) = (eval("model.onnx", &["moved"]), eval("new.onnx", &["moved"]));
+    assert!(!before.contains("threshold of") && after.contains(chose), "{before} {after}");
+    let of_far = "images of the unknown set `far` that the threshold of the model was chosen from: 60\n";
+    crate::commands::images(at);
+    let text = eval("new.onnx", &["known", "--unknown", "far=moved"]);
+    assert!(text.contains(of_far) && !text.contains("known test images that"), "{text}");
     fs::rename(at.join("moved"), at.join("new")).unwrap();
+    let again = recalibrate(&["again.onnx", "--known", "new"]);
+    assert!(!stdout(&again).contains("chosen from 60 of them"), "{}", stdout(&again));
+    let again = toolkit(at, &["recalibrate", "new.onnx", "again.onnx", "--known", "new"]);
+    let said = "earlier threshold: keeps 96.7 % of 60 images; it was chosen from 60 of them\n";
+    assert!(stdout(&again).contains(said), "{}", stdout(&again));
 
     // Labels change nothing, nor do the names of other folders.
     fs::create_dir(at.join("days")).unwrap();
@@ -397,6 +410,25 @@ fn copies_and_training_images_are_left_out() {
         text.starts_with("left out copies of other images: 1\nleft out training images of the model: 40\n"),
         "{text}"
     );
+    // Training images in another format look like these.
+    let bee = image::open(at.join("known/train/bee/22.png")).unwrap();
+    bee.save(at.join("new/bee/again.bmp")).unwrap();
+    let drift = || {
+        let output = toolkit(at, &["drift", "new.onnx", "new", "--shuffle", "--json"]);
+        serde_json::from_str::<Value>(stdout(&output)).unwrap()
+    };
+    let counted = |output: &std::process::Output| -> usize {
+        let text = stderr(output);
+        let alike = text.split("almost like another one, or like a training image: ").nth(1);
+        alike.map_or(0, |rest| rest.split(';').next().unwrap().parse().unwrap())
+    };
+    let before = counted(&output);
+    let output = toolkit(at, &args);
+    assert_eq!(counted(&output), before + 1, "{}", stderr(&output));
+    let cautions = drift()["cautions"].as_array().unwrap().clone();
+    assert_eq!(cautions.len(), 1, "{cautions:?}");
+    assert!(stderr(&output).contains(&format!("{}\n", cautions[0].as_str().unwrap())), "{cautions:?}");
+    fs::remove_file(at.join("new/bee/again.bmp")).unwrap();
     // Without the training images, they cannot be compared.
     fs::rename(at.join("known"), at.join("moved")).unwrap();
     let output = toolkit(at, &args);

@@ -46,15 +46,25 @@ fn images_that_look_like_training_images_are_counted() {
     assert!(start["alike_held_out"].as_u64().unwrap() > 0, "{start}");
     assert!(said.contains("\nheld-out images that look almost like a training image: "), "{said}");
     // What that means for the guarantee travels with the model.
-    for command in [&["export", "model.onnx"][..], &["inspect", "model.onnx"]] {
-        let output = toolkit(at, command);
-        let alike = &start["alike_held_out"];
-        let said = format!("; held-out images that look almost like a training image: {alike}; if they");
-        assert!(stdout(&output).contains(&said), "{}", stdout(&output));
-    }
+    let alike = &start["alike_held_out"];
+    let caution = format!("held-out images that look almost like a training image: {alike}; if they");
+    let export = toolkit(at, &["export", "model.onnx"]);
+    assert!(stderr(&export).contains(&caution), "{}", stderr(&export));
+    let inspected = toolkit(at, &["inspect", "model.onnx"]);
+    assert!(stdout(&inspected).contains(&format!("\ncaution    {caution}")), "{}", stdout(&inspected));
     let report = toolkit(at, &["report", "model.onnx", "runs/2"]);
     let caution = "\ncaution: Held-out images that look almost like a training image: ";
     assert_eq!(stdout(&report).matches(caution).count(), 2, "{}", stdout(&report));
+    // So does what it means for the accuracy, if the test images are those of the training.
+    let of_tests =
+        format!("test images that look almost like a training image: {}; if they", start["alike_in_tests"]);
+    assert!(stderr(&report).contains(&of_tests), "{}", stderr(&report));
+    let eval = |known| stderr(&toolkit(at, &["eval", "model.onnx", "--known", known])).contains(&of_tests);
+    fs::create_dir(at.join("others")).unwrap();
+    fs::rename(at.join("colours/test"), at.join("others/test")).unwrap();
+    assert!(!eval("others"));
+    fs::rename(at.join("others/test"), at.join("colours/test")).unwrap();
+    assert!(eval("colours"));
 }
 
 #[cfg(unix)]

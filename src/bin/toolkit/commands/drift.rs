@@ -278,11 +278,17 @@ impl Found<'_> {
         self.manifest.kept_at_least(self.keep?, self.doubt)
     }
 
+    /// What may make false alarms more frequent than `alpha`, unless the guarantee is withdrawn anyway.
+    fn cautions(&self) -> Vec<String> {
+        if self.status.guaranteed { self.manifest.cautions_of_held_out() } else { Vec::new() }
+    }
+
     fn print_json(&self) -> anyhow::Result<()> {
         let mut line = serde_json::to_value(self.status)?;
         line["drift"] = self.status.alarm.is_some().into();
         line["alarm_image"] = self.alarm.as_deref().into();
         line["doubt"] = self.doubt.into();
+        line["cautions"] = self.cautions().into();
         line["new_images"] = self.stream.scores.len().into();
         line["skipped"] = self.stream.skipped.into();
         line["held_out_images"] = self.held_out.into();
@@ -339,6 +345,9 @@ impl Found<'_> {
         if !status.guaranteed {
             let doubt = self.doubt.unwrap_or("earlier images of the stream were scored on another provider");
             writeln!(out, "note: alpha does not bound the probability of a false alarm: {doubt}")?;
+        }
+        for caution in self.cautions() {
+            writeln!(out, "note: {caution}")?;
         }
         Ok(())
     }

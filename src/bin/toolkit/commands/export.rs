@@ -177,6 +177,9 @@ pub fn write(
 ) -> anyhow::Result<()> {
     let exported = export::export(checkpoint, &args.options(calibration), model)?;
     let published = publish(model, model, args.triton.as_deref())?;
+    if exported.manifest.decision.threshold.as_ref().is_some_and(|threshold| threshold.keep.is_some()) {
+        exported.manifest.cautions_of_held_out().iter().for_each(say);
+    }
     if args.json {
         return print_json(&exported.manifest);
     }

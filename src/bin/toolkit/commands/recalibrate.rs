@@ -40,7 +40,7 @@ pub fn run(args: &RecalibrateArgs) -> anyhow::Result<()> {
     let images = open(&args.known, &folder, &manifest)?;
     say_left_out(images.left_out());
     check_not_read(&args.output, [&images])?;
-    let images = apart(images, &manifest, &data)?;
+    let (images, training) = apart(images, &manifest, &data)?;
     let missing = first_few(images.classes_without_images().map(on_one_line));
     if !missing.is_empty() {
         say(format_args!("classes without images, which the guarantee does not cover: {missing}"));
@@ -49,8 +49,16 @@ pub fn run(args: &RecalibrateArgs) -> anyhow::Result<()> {
         keep: args.keep,
         provider: args.provider,
         skip_broken: args.skip_broken,
-        known: Some(&args.known),
+        alike: lookalikes(&images, training.as_ref()),
+        compared: training.is_some(),
     };
+    let chose = manifest
+        .history
+        .recalibration
+        .as_ref()
+        .map(|earlier| earlier.count_in(&images))
+        .transpose()?
+        .unwrap_or(0);
     let mut bar = Progress::new(format!("scoring `{}`", shown(&folder)), images.len());
     let mut done = 0;
     let recalibrated = export::recalibrate(bytes, &origin, &images, options, &args.output, |more| {
@@ -66,8 +74,7 @@ pub fn run(args: &RecalibrateArgs) -> anyhow::Result<()> {
         ));
     }
     say_lost_points(&manifest, &recalibrated);
-    let lookalikes = images.lookalikes();
-    say_lookalikes(lookalikes);
+    recalibrated.manifest.cautions_of_held_out().iter().for_each(say);
     let published = publish(&args.output, &args.model, args.triton.as_deref())?;
     if args.json {
         let Recalibrated { manifest, images, skipped, kept_before, accuracy, sha256, .. } = recalibrated;
@@ -75,13 +82,13 @@ pub fn run(args: &RecalibrateArgs) -> anyhow::Result<()> {
             "sha256": sha256,
             "images": images,
             "skipped": skipped,
-            "lookalikes": lookalikes,
             "kept_before": kept_before,
+            "chose_before": chose,
             "accuracy": accuracy,
             "manifest": manifest,
         }));
     }
-    print(args, &recalibrated)?;
+    print(args, &recalibrated, chose)?;
     print_published(published.as_ref())
 }
 
@@ -125,13 +132,17 @@ fn holds_folder(folder: &Path, name: &str) -> bool {
 }
 
 /// The images without copies, and without those that the model was trained on, as far as these are where they
-/// were. Says what it leaves out, how many are test images of the model, and what it cannot tell.
-fn apart(images: Dataset, manifest: &Manifest, data: &DataFolder) -> anyhow::Result<Dataset> {
+/// were; and these. Says what it leaves out, how many are test images of the model, and what it cannot tell.
+fn apart(
+    images: Dataset,
+    manifest: &Manifest,
+    data: &DataFolder,
+) -> anyhow::Result<(Dataset, Option<Dataset>)> {
     let distinct = images.distinct()?;
     if distinct.len() < images.len() {
         say(format_args!("left out copies of other images: {}", images.len() - distinct.len()));
     }
-    let unseen = match recorded(manifest, data)? {
+    match recorded(manifest, data)? {
         Ok(Recorded { training, what, test }) => {
             let unseen = distinct.without(&training)?;
             if unseen.len() < distinct.len() {
@@ -141,14 +152,30 @@ fn apart(images: Dataset, manifest: &Manifest, data: &DataFolder) -> anyhow::Res
             if tested > 0 {
                 say(format_args!("test images of the model: {tested}; evaluate the new threshold on others"));
             }
-            unseen
+            Ok((unseen, Some(training)))
         }
         Err(reason) => {
             say(format_args!("cannot leave out training images of the model: {reason}"));
-            distinct
+            Ok((distinct, None))
         }
-    };
-    Ok(unseen)
+    }
+}
+
+/// How many images look like others of them or like training images; `None`, with a message, if there are too many to
+/// compare.
+fn lookalikes(images: &Dataset, training: Option<&Dataset>) -> Option<usize> {
+    let all = images.len() + training.map_or(0, Dataset::len);
+    let mut bar = Progress::new("comparing images".to_owned(), all);
+    let mut done = 0;
+    let alike = images.lookalikes(training, |more| {
+        done += more;
+        bar.update(done, "images");
+    });
+    bar.finish();
+    if alike.is_none() {
+        say("too many images to find those that look alike");
+    }
+    alike
 }
 
 /// The images of a training that are still where they were.
@@ -175,8 +202,12 @@ fn recorded(manifest: &Manifest, data: &DataFolder) -> anyhow::Result<Result<Rec
         let what = "training images of the model".to_owned();
         let trained = trained.at(&folder);
         let Some(tested) = &record.test_names else {
-            // The test images may be elsewhere.
-            let test = trained.test(&[], input).ok().map(|test| test.known);
+            let test = match trained.test(&[], input) {
+                Ok(test) => Some(test.known),
+                // They may be elsewhere.
+                Err(error) if error.is_of_missing_images() => None,
+                Err(error) => return Err(error),
+            };
             return Ok(Recorded { training: trained.training(input)?, what, test });
         };
         let (training, test) = trained.both(&[], input)?;
@@ -209,18 +240,8 @@ fn say_lost_points(before: &Manifest, recalibrated: &Recalibrated) {
     }
 }
 
-/// Prints how many images look like others.
-fn say_lookalikes(lookalikes: Option<usize>) {
-    match lookalikes {
-        Some(0) => {}
-        Some(alike) => say(format_args!(
-            "images that look almost like another one: {alike}; if they are frames of the same scenes, the guarantee does not hold: give one image of each scene"
-        )),
-        None => say("too many images to find those that look alike"),
-    }
-}
-
-fn print(args: &RecalibrateArgs, recalibrated: &Recalibrated) -> anyhow::Result<()> {
+/// Prints the result; `chose` of the images are among those that the earlier threshold was chosen from.
+fn print(args: &RecalibrateArgs, recalibrated: &Recalibrated, chose: usize) -> anyhow::Result<()> {
     let Recalibrated { manifest, bytes, sha256, images, skipped, kept_before, accuracy, .. } = recalibrated;
     let mut out = stdout();
     writeln!(
@@ -233,7 +254,8 @@ fn print(args: &RecalibrateArgs, recalibrated: &Recalibrated) -> anyhow::Result<
     if let Some(accuracy) = accuracy {
         writeln!(out, "accuracy {:.1} % of {images} images", 100.0 * accuracy)?;
     }
-    writeln!(out, "earlier threshold: keeps {:.1} % of {images} images", 100.0 * kept_before)?;
+    let chosen_from = if chose > 0 { format!("; it was chosen from {chose} of them") } else { String::new() };
+    writeln!(out, "earlier threshold: keeps {:.1} % of {images} images{chosen_from}", 100.0 * kept_before)?;
     if let Some(threshold) = &manifest.decision.threshold {
         let promise = threshold.keep.and_then(|keep| manifest.promise(keep, None)).unwrap_or_default();
         writeln!(out, "threshold {} (keeps {promise})", threshold.value)?;

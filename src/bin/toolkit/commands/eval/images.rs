@@ -115,8 +115,29 @@ impl<'a> Source<'a> {
     }
 
     /// What a model may have learned of the test images, each in words, as far as its training images are where
-    /// they were.
+    /// they were, or the test images are those of its training.
     pub fn learned(
+        &self,
+        args: &EvaluationArgs,
+        model: &str,
+        manifest: &Manifest,
+        images: &TestImages,
+    ) -> anyhow::Result<Vec<String>> {
+        let mut remarks = self.trained_on(args, model, manifest, images)?;
+        if let Some(record) = &manifest.history.training
+            && let Some(trained) = record.known_data()
+        {
+            let data = args.data.folder();
+            let place = |path: &Path| data.resolve(path, &[Role::Known(Split::Test)]).ok();
+            let is_of_training =
+                place(&self.data.path).zip(place(&trained.path)).is_some_and(|(a, b)| is_same_place(&a, &b));
+            remarks.extend(record.caution_of_tests().filter(|_| is_of_training));
+        }
+        Ok(remarks)
+    }
+
+    /// Which test images a model was trained on, each in words, as far as its training images are where they were.
+    fn trained_on(
         &self,
         args: &EvaluationArgs,
         model: &str,
@@ -227,30 +248,13 @@ fn is_found(known: &Path) -> bool {
     exists(known) || PublishedSet::meant_by(known).is_some()
 }
 
-/// How many known test images a recalibration chose the threshold from, in words, as far as its images are where
-/// they were.
-pub fn chose_threshold(
-    args: &EvaluationArgs,
-    model: &str,
-    manifest: &Manifest,
-    images: &TestImages,
-) -> cac::Result<Option<String>> {
-    let recalibration = manifest.history.recalibration.as_ref();
-    let Some(known) = recalibration.and_then(|recalibration| recalibration.known.as_ref()) else {
-        return Ok(None);
-    };
-    let folder = args.data.folder().resolve(known, &[Role::Known(Split::Test)]).ok();
-    let open = |folder: PathBuf| Dataset::unknown(&folder, Split::Test, &manifest.decision.input).ok();
-    let Some(chose) = folder.filter(|folder| exists(folder)).and_then(open) else {
-        return Ok(Some(format!(
-            "cannot check whether the threshold of {model} was chosen from test images: the images of its \
-             recalibration, `{}`, were not found",
-            shown(known)
-        )));
-    };
-    let count = chose.copies_in([&images.known])?[0];
-    let remark = || format!("known test images that the threshold of {model} was chosen from: {count}");
-    Ok((count > 0).then(remark))
+/// How many test images a recalibration chose the threshold from, in words.
+pub fn chose_threshold(model: &str, manifest: &Manifest, images: &TestImages) -> cac::Result<Vec<String>> {
+    let Some(recalibration) = &manifest.history.recalibration else { return Ok(Vec::new()) };
+    let counts = images.sets().map(|set| recalibration.count_in(set)).collect::<cac::Result<Vec<_>>>()?;
+    let that = format!("the threshold of {model} was chosen from");
+    let known = (counts[0] > 0).then(|| format!("known test images that {that}: {}", counts[0]));
+    Ok(known.into_iter().chain(of_unknown(images, &counts[1..], &that)).collect())
 }
 
 /// How many test images are among the training images of a model, in words; `advice` is on the known ones.

@@ -109,7 +109,7 @@ pub fn measure(
         if training.is_some_and(|training| training.has_unknown_seen(&images.other_classes)) {
             found.push(format!("the backbone of {named} was trained on some of the unknown classes"));
         }
-        found.extend(images::chose_threshold(args, &named, scorer.manifest(), &images)?);
+        found.extend(images::chose_threshold(&named, scorer.manifest(), &images)?);
         found.iter().for_each(say);
         learned.insert(*model, found);
     }
