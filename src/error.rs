@@ -56,7 +56,7 @@ pub enum Error {
         reason: String,
     },
     /// A data set is not divided into training and test images, or has only one of the two.
-    #[error("`{}` is not divided into training and test images: it has {found}", shown(path))]
+    #[error("`{}` is not divided into training and test images: it has {}", shown(path), on_one_line(found))]
     Undivided {
         /// The file or folder.
         path: PathBuf,
@@ -96,7 +96,7 @@ pub enum Error {
         reason: String,
     },
     /// A download failed, or its result is not the published file.
-    #[error("cannot fetch `{url}`: {reason}")]
+    #[error("cannot fetch `{url}`: {}", on_one_line(reason))]
     Download {
         /// The source, without a user's name and password.
         url: Box<str>,
@@ -122,7 +122,7 @@ pub enum Error {
         reason: String,
     },
     /// The server's file is not the one that was downloaded before.
-    #[error("the server's file does not match the SHA-256 in `{}`: {reason}", shown(record))]
+    #[error("the server's file does not match the SHA-256 in `{}`: {}", shown(record), on_one_line(reason))]
     Replaced {
         /// The file with the recorded SHA-256.
         record: PathBuf,
@@ -162,7 +162,7 @@ pub enum Error {
         origin: String,
     },
     /// A runtime cannot load a model whose metadata is valid.
-    #[error("{runtime} cannot run `{}`: {reason}", on_one_line(origin))]
+    #[error("{runtime} cannot run `{}`: {}", on_one_line(origin), on_one_line(reason))]
     Unsupported {
         /// The path, the name that was given with bytes, or `memory`.
         origin: String,
@@ -223,7 +223,11 @@ pub enum Error {
         score: String,
     },
     /// A data set has no images of a split.
-    #[error("`{}` is not a usable data set: it has {found}, but no {split} images", shown(path))]
+    #[error(
+        "`{}` is not a usable data set: it has {}, but no {split} images",
+        shown(path),
+        on_one_line(found)
+    )]
     NoSplit {
         /// The data set.
         path: PathBuf,
@@ -322,7 +326,7 @@ pub enum Error {
         reason: String,
     },
     /// Scores from which no metric can be computed.
-    #[error("no metrics for these scores: {0}")]
+    #[error("no metrics for these scores: {}", on_one_line(.0))]
     Scores(String),
     /// The outputs of an exported model differ from those of the trained network or the method.
     #[error("self-check failed: {what} differ {difference} of the images; nothing was written")]
@@ -370,7 +374,7 @@ pub enum Error {
         difference: Difference,
     },
     /// The requested provider is not available.
-    #[error("provider `{provider}` is not available: {reason}")]
+    #[error("provider `{provider}` is not available: {}", on_one_line(reason))]
     Provider {
         /// The requested provider.
         provider: String,
@@ -378,7 +382,7 @@ pub enum Error {
         reason: String,
     },
     /// The requested training device is not available.
-    #[error("device `{device}` is not available: {reason}")]
+    #[error("device `{device}` is not available: {}", on_one_line(reason))]
     Device {
         /// The requested device.
         device: String,
@@ -386,7 +390,7 @@ pub enum Error {
         reason: String,
     },
     /// A runtime failed while running a model.
-    #[error("{runtime} failed: {reason}")]
+    #[error("{runtime} failed: {}", on_one_line(reason))]
     Runtime {
         /// The runtime: `tract`, `ONNX Runtime` or `libtorch`.
         runtime: &'static str,

@@ -69,34 +69,51 @@ pub(crate) fn is_split_name(name: &str) -> bool {
     TRAIN.iter().chain(&TEST).any(|split| split.eq_ignore_ascii_case(name))
 }
 
-/// Names of folders of images that are of no class, in lower case: English, German, French, Spanish and Italian.
-const REMAINDERS: [&str; 20] = [
+/// Names of folders of images that are of no class, in lower case and without separators: English, German, French,
+/// Spanish and Italian.
+const CATCH_ALL_NAMES: [&str; 35] = [
     "altri",
     "altro",
     "andere",
     "autre",
     "autres",
     "background",
-    "divers",
+    "desconocido",
+    "desconocidos",
     "diverses",
+    "inconnu",
+    "inconnus",
     "misc",
     "miscellaneous",
+    "na",
     "negative",
     "negatives",
     "none",
+    "nothing",
+    "notknown",
     "other",
     "others",
+    "otherstuff",
     "otros",
     "rest",
+    "sconosciuti",
+    "sconosciuto",
     "sonstige",
     "sonstiges",
+    "unbekannt",
+    "unbekannte",
+    "unidentified",
+    "unknowns",
+    "unlabelled",
     "unsorted",
+    "various",
 ];
 
 /// Whether a folder of this name seems to hold images of no class.
 #[must_use]
-pub(crate) fn is_remainder(name: &str) -> bool {
-    REMAINDERS.contains(&name.to_lowercase().as_str())
+pub(crate) fn is_catch_all(name: &str) -> bool {
+    let letters: String = name.to_lowercase().chars().filter(|letter| letter.is_alphanumeric()).collect();
+    CATCH_ALL_NAMES.contains(&letters.as_str())
 }
 
 /// Whether a folder has class folders of both splits.

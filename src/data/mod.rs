@@ -54,7 +54,7 @@ pub use fetch::{Fault, Verified};
 #[cfg(feature = "train")]
 pub(crate) use folder::add_counts;
 pub use folder::{LeftOut, Listing, images_below, is_divided};
-pub(crate) use folder::{is_remainder, is_split_name};
+pub(crate) use folder::{is_catch_all, is_split_name};
 pub use known::{KnownData, TestImages, other_classes_in_words};
 use layout::{Part, Wanted};
 pub use layout::{exists, layouts, unused_splits};

@@ -104,7 +104,7 @@ pub enum ThresholdRule {
 }
 
 impl ExportOptions {
-    /// Checks what a file with this input must meet; what the data must meet is checked by [`export`].
+    /// Checks the options against the network's input. [`export`] repeats this, and checks what depends on the data.
     ///
     /// # Errors
     /// [`Error::Setting`] if the batch is too large, or a graph cannot resize to the input.

@@ -43,7 +43,8 @@ pub fn sync_folder(file: &Path) {
 pub type Unfinished<'a> = BufWriter<&'a File>;
 
 /// Writes a file next to `path`, syncs it, and renames it into place. A link is kept and its target replaced.
-/// The first write to a folder also removes temporary files that killed writers left there.
+/// The first write to a folder, or [check](check_writable) of one, also removes temporary files that killed writers left
+/// there.
 ///
 /// # Errors
 /// [`Error::Io`], including if `path` is something other than a file. After an error `path` is unchanged.
@@ -108,8 +109,8 @@ pub fn link(file: &Path, path: &Path) -> Result<()> {
 }
 
 /// Checks that a file can be written to `path`, as far as that can be known in advance: its folder takes a
-/// small file, and another can be renamed over it. Nothing remains, nor what killed writers left there, and `path`
-/// is unchanged.
+/// small file, and another can be renamed over it. It leaves no file behind, removes those of killed writers, and does
+/// not change `path`.
 ///
 /// # Errors
 /// [`Error::Io`], including if `path` is something other than a file.

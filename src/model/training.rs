@@ -49,7 +49,7 @@ record! {
     backbone: String,
     /// The device.
     device: String,
-    /// The number of finished epochs after which the weights were taken.
+    /// The number of finished epochs when the weights were taken.
     epoch: usize,
     /// The number of held-out images that look almost like a training image.
     held_out_alike: usize,
@@ -69,7 +69,7 @@ record! {
     protocol: Protocol,
     /// The number of images that could not be read.
     skipped: usize,
-    /// The number of epochs between tests, of which the best is taken.
+    /// The number of epochs from one test to the next. The weights are those of a tested epoch.
     test_every: usize,
     /// The number of known test images, if they were held out.
     test_images: usize,
@@ -166,10 +166,10 @@ impl Training {
             };
             format!("{} {value}", name.replace('_', " "))
         };
-        let data: Map<String, Value> =
-            Self { ancestors: None, test_names: None, recipe: Map::new(), ..self.clone() }.into();
+        let data: Map<String, Value> = Self { recipe: Map::new(), ..self.clone() }.into();
         [&data, &self.recipe].map(|fields| {
-            let shown = fields.iter().filter(|(_, value)| **value != json!([]));
+            let is_shown = |name: &str| !["ancestors", "test_names"].contains(&name);
+            let shown = fields.iter().filter(|(name, value)| is_shown(name) && **value != json!([]));
             shown.map(text).collect::<Vec<_>>().join(", ")
         })
     }
@@ -191,6 +191,7 @@ mod tests {
     fn what_cannot_be_parsed_is_kept() {
         let fields = json!({
             "known": "cats", "images": "many", "protocol": "of-2030/7", "seed": 3, "ancestors": [{ "known": "dogs" }],
+            "test_names": 7,
         });
         let fields = fields.as_object().unwrap();
         let training = Training::from(fields.clone());

@@ -628,7 +628,7 @@ fn logits(subject: &Subject, section: usize) -> (Option<String>, Vec<Figure>) {
         marks.push(Mark::Label { at, text: subject.class(class as i64) });
     }
     let mut caption = format!(
-        "Shown are {} of {}{}. The plane explains {} of the variance of the known images{}.",
+        "The plot shows {} of {}{}. The plane explains {} of the variance of the known images{}.",
         grouped(shown),
         counted(*images, "image"),
         if drawn < *images { ", evenly spaced in each set" } else { "" },

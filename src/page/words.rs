@@ -334,12 +334,12 @@ impl Subject {
             let interval = row.intervals.map(|intervals| intervals.metrics.auroc);
             !row.is_reversed() && interval.is_some_and(|Interval { low, high }| (low..=high).contains(&0.5))
         };
-        let by_chance: Vec<String> =
+        let at_chance: Vec<String> =
             set_rows(self).iter().filter(is_chance).map(|row| quoted(&row.name)).collect();
-        if let Some((named, more)) = first_named(&by_chance) {
-            let more = if more == 0 { String::new() } else { format!(", and for {more} more") };
+        if let Some((named, more)) = first_named(&at_chance) {
+            let more = if more == 0 { String::new() } else { format!(", and {more} more") };
             cautions.push(format!(
-                "The AUROC for {named}{more} may be no better than chance: its interval includes 50 %."
+                "An AUROC may be no better than chance if its interval includes 50 %: that for {named}{more}."
             ));
         }
         if self.tested.unknown.is_empty() {
@@ -524,7 +524,7 @@ mod tests {
             ReportOptions { bootstrap: Some(Bootstrap { resamples: 1, seed: 0 }), ..Default::default() };
         at_chance.report = Ok(Report::new(&scores, None, &[("x", &scores[..96])], &options).unwrap());
         assert!(!reversed(&at_chance));
-        let chance = "The AUROC for x may be no better than chance: its interval includes 50 %.";
+        let chance = "An AUROC may be no better than chance if its interval includes 50 %: that for x.";
         assert!(at_chance.cautions().contains(&chance.to_owned()), "{:?}", at_chance.cautions());
         let names: Vec<String> = (0..2000).map(|number| number.to_string()).collect();
         let many: Vec<(&str, &[f64])> = names.iter().map(|name| (&name[..], &[0.0][..])).collect();

@@ -160,7 +160,8 @@ pub(crate) fn degraded_among(calibrating: &[usize]) -> Vec<usize> {
     (0..count).map(|number| calibrating[number * calibrating.len() / count]).collect()
 }
 
-/// The most training images to whose features scores are fitted; at least one of each class.
+/// The most training images to whose features scores are fitted, at least one of each class; and the most held-out
+/// images that choose the epoch and the score, whose features are kept, too.
 pub const EXAMPLES: usize = 5000;
 
 /// Description of a trained network: everything but its tensors.

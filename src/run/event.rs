@@ -8,7 +8,7 @@ use std::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
-    data::{LeftOut, is_remainder, is_split_name, other_classes_in_words},
+    data::{LeftOut, is_catch_all, is_split_name, other_classes_in_words},
     error::{Error, Result},
     method::LogitScore,
     model::{held_out_alike_in_words, tests_alike_in_words},
@@ -211,17 +211,19 @@ impl Started {
                 on_one_line(class)
             ));
         }
-        for class in self.classes.keys().filter(|class| is_remainder(class)) {
+        let catch_all = self.classes.keys().filter(|class| is_catch_all(class));
+        let mut catch_all = catch_all.map(|class| format!("`{}`", on_one_line(class))).peekable();
+        if catch_all.peek().is_some() {
             remarks.push(format!(
-                "`{}` is learned as a class: remove the folder if its images are of no class",
-                on_one_line(class)
+                "learned as known classes: {}; remove these folders if their images are of no class",
+                first_few(catch_all)
             ));
         }
         let scarce = self.classes.iter().filter(|&(_, &count)| count < SCARCE);
         let mut scarce = scarce.map(|(class, count)| format!("{} ({count})", on_one_line(class))).peekable();
         if scarce.peek().is_some() {
             remarks.push(format!(
-                "classes with few training images, for which alone the threshold guarantees nothing: {}",
+                "classes with few training images: {}; the guarantee of the threshold is for all classes together",
                 first_few(scarce)
             ));
         }
@@ -306,11 +308,12 @@ mod tests {
 
     #[test]
     fn classes_whose_names_mean_something_else_are_remarked() {
-        let classes = ["cat", "Test", "Misc"].map(|class| (class.to_owned(), 12));
+        let classes =
+            ["cat", "Test", "Misc.", "not-known", "Motherboard"].map(|class| (class.to_owned(), 12));
         let started = Started { classes: BTreeMap::from(classes), ..Started::default() };
         let remarks = [
             "the class `Test` has the name of a split: are its images sorted by class?",
-            "`Misc` is learned as a class: remove the folder if its images are of no class",
+            "learned as known classes: `Misc.`, `not-known`; remove these folders if their images are of no class",
         ];
         assert_eq!(started.remarks(), remarks);
     }

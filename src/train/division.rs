@@ -71,8 +71,7 @@ impl HeldOutCounts {
     /// A share of the images; a share of 0 holds out none. A small share is raised to 58 images, so that the
     /// threshold is not the largest score. If 58 exceed a fifth of all images, it is raised to the 19 that a
     /// threshold needs, unless these exceed a fifth too. A third chooses, at most [`EXAMPLES`], if that is at least
-    /// 19; otherwise all calibrate. `are_distinct`: copies are
-    /// not counted.
+    /// 19; otherwise all calibrate. `are_distinct` says, for an error, that copies are not counted.
     fn share(share: f64, images: usize, are_distinct: bool) -> Result<Self> {
         let (mut count, needed) = ((share * images as f64 - 1e-9).ceil() as usize, needed(KEEP));
         if count == 0 {

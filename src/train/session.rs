@@ -110,12 +110,6 @@ struct Control<'a> {
     observe: &'a mut dyn FnMut(&Event),
 }
 
-impl Control<'_> {
-    fn is_stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
-    }
-}
-
 /// Reads the weights that a new run starts from, if any, and checks that they fit its network.
 fn read_backbone(settings: &TrainSettings) -> Result<Option<Weights>> {
     let Some(backbone) = &settings.backbone else { return Ok(None) };
@@ -141,7 +135,6 @@ fn report(checkpoint: &Checkpoint, options: &ReportOptions) -> Result<Report> {
 
 /// A run in progress.
 struct Session<'a> {
-    settings: &'a TrainSettings,
     batches: &'a Batches<'a>,
     folder: &'a RunFolder,
     learner: Learner<'a>,
@@ -179,7 +172,7 @@ impl<'a> Session<'a> {
         let Contents { checksum, tests_checksum, .. } = &batches.contents;
         let state = State::new(settings.clone(), checksum.clone(), tests_checksum.clone());
         let state = State { lineage: learner.lineage.clone(), ..state };
-        Self::begin(batches, folder, (learner, optimizer), log, state)
+        Self::begin(batches, folder, (learner, optimizer), log, state, Vec::new())
     }
 
     /// Continues a run from a saved state, with its open log.
@@ -196,37 +189,38 @@ impl<'a> Session<'a> {
         if (&state.data, &state.test_sets) != (checksum, tests_checksum) {
             return Err(Error::DataChanged { path: folder.path().to_owned() });
         }
+        let lowest_losses = match tensors.get(LOWEST_LOSSES) {
+            Some(_) => tensors.values(LOWEST_LOSSES, &[batches.choosing.len()])?.to_vec(),
+            None => Vec::new(),
+        };
         // Otherwise a newer, damaged state would be kept instead of a good older one.
         folder.remove_states_but(STATES_KEPT, &state.path(folder))?;
         learner.load(tensors)?;
         learner.lineage.clone_from(&state.lineage);
         optimizer.load(tensors)?;
-        let mut session = Self::begin(batches, folder, (learner, optimizer), log, state)?;
-        if tensors.get(LOWEST_LOSSES).is_some() {
-            session.lowest_losses = tensors.values(LOWEST_LOSSES, &[batches.choosing.len()])?.to_vec();
-        }
-        Ok(session)
+        Self::begin(batches, folder, (learner, optimizer), log, state, lowest_losses)
     }
 
+    /// The session from a state on: what another process left behind after it is removed.
     fn begin(
         batches: &'a Batches<'a>,
         folder: &'a RunFolder,
         (learner, optimizer): (Learner<'a>, Optimizer),
         mut log: Log,
         state: State,
+        lowest_losses: Vec<f32>,
     ) -> Result<Self> {
         log.rewind(state.log)?;
         atomic::remove_unfinished(folder.path());
         let device = learner.device;
         let smoothed_loss = state.smoothed_loss.map(|loss| Tensor::from(loss as f32).f_to_device(device));
         Ok(Self {
-            settings: batches.settings,
             batches,
             folder,
             learner,
             optimizer,
             state,
-            lowest_losses: Vec::new(),
+            lowest_losses,
             smoothed_loss: smoothed_loss.transpose().map_err(torch)?,
             log,
             saved: Instant::now(),
@@ -272,7 +266,7 @@ impl<'a> Session<'a> {
 
     /// Whether all epochs are done.
     fn is_trained(&self) -> bool {
-        self.state.epoch > self.settings.recipe.epochs
+        self.state.epoch > self.batches.settings.recipe.epochs
     }
 
     /// The outcome of a run that was asked to stop.
@@ -356,12 +350,12 @@ impl<'a> Session<'a> {
         batches: impl IntoIterator<Item = Result<Batch>>,
         control: &mut Control,
     ) -> Result<ControlFlow<()>> {
-        let recipe = &self.settings.recipe;
+        let recipe = &self.batches.settings.recipe;
         let (epoch, steps) = (self.state.epoch, self.batches.steps());
         let begun = Instant::now();
         let mut done = 0;
         for batch in batches {
-            if control.is_stopped() {
+            if control.stop.load(Ordering::Relaxed) {
                 self.save()?;
                 // Between two epochs the checkpoint of a tested epoch is current, and has its test.
                 let is_kept = self.state.step == 0 && epoch > 1 && self.is_tested(epoch - 1);
@@ -416,13 +410,13 @@ impl<'a> Session<'a> {
     fn diverged(&self, what: &str, value: f64) -> Error {
         let (epoch, step, steps) = (self.state.epoch, self.state.step, self.batches.steps());
         let last = ((epoch - 1) * steps + step).saturating_sub(1);
-        let learning_rate = self.settings.recipe.rates(last, steps).learning_rate;
+        let learning_rate = self.batches.settings.recipe.rates(last, steps).learning_rate;
         Error::Diverged { what: what.to_owned(), value, epoch, step, learning_rate }
     }
 
     /// Whether the network is tested after this epoch.
     fn is_tested(&self, epoch: usize) -> bool {
-        epoch.is_multiple_of(self.settings.test_every) || epoch == self.settings.recipe.epochs
+        epoch.is_multiple_of(self.batches.settings.test_every) || epoch == self.batches.settings.recipe.epochs
     }
 
     /// Tests the network after an epoch that started at `begun`, and writes its checkpoints.
@@ -457,12 +451,12 @@ impl<'a> Session<'a> {
 /// the standard error of the mean difference. A schedule that ends with small steps makes later weights
 /// better, which few images cannot show. (Breiman et al., Classification and Regression Trees, 1984, take
 /// the standard error of the lowest mean itself.)
-fn is_as_low(losses: &[f32], least: &[f32]) -> bool {
+fn is_as_low(losses: &[f32], lowest: &[f32]) -> bool {
     // The first epoch, or no held-out images that choose.
-    if least.is_empty() {
+    if lowest.is_empty() {
         return true;
     }
-    let differences: Vec<f32> = losses.iter().zip(least).map(|(loss, least)| loss - least).collect();
+    let differences: Vec<f32> = losses.iter().zip(lowest).map(|(loss, lowest)| loss - lowest).collect();
     let (count, mean) = (differences.len() as f64, mean(&differences));
     let squares: f64 = differences.iter().map(|&difference| (f64::from(difference) - mean).powi(2)).sum();
     mean <= (squares / (count - 1.0).max(1.0) / count).sqrt()
@@ -478,10 +472,10 @@ mod tests {
 
     #[test]
     fn a_later_epoch_is_best_unless_its_losses_are_higher_beyond_the_standard_error() {
-        let least = [1.0, 2.0, 3.0, 4.0];
+        let lowest = [1.0, 2.0, 3.0, 4.0];
         let after = |changes: [f32; 4]| {
-            let losses: Vec<f32> = least.iter().zip(changes).map(|(loss, change)| loss + change).collect();
-            is_as_low(&losses, &least)
+            let losses: Vec<f32> = lowest.iter().zip(changes).map(|(loss, change)| loss + change).collect();
+            is_as_low(&losses, &lowest)
         };
         assert!(after([0.0; 4]) && after([-0.1; 4]));
         assert!(!after([0.1; 4]));

@@ -527,6 +527,19 @@ fn invalid_input_gives_one_error_line_and_exit_code_1() {
     assert!(
         run(&["export", "--run", "empty", "x.onnx"]).contains("cannot read `empty/checkpoint.safetensors`")
     );
+    // A run that was stopped before its first step.
+    fs::create_dir(at.join("begun")).unwrap();
+    fs::write(at.join("begun/state-000001-00000000.safetensors"), "").unwrap();
+    let begun = toolkit(at, &["export", "--run", "begun", "x.onnx"]);
+    assert_eq!(error(&begun), "error: `begun` has no weights to export yet");
+    assert!(stderr(&begun).contains("hint: resume it with `toolkit train --resume begun`"));
+    // What is wrong with the options is said before any image is read.
+    for (command, from) in [("export", "--run=runs/1"), ("import", "weights.safetensors")] {
+        stdout(&toolkit(at, &["export", "weights.safetensors"]));
+        let args =
+            [command, from, "x.onnx", "--batch", "9999999", "--precision", "int8", "--calibrate", "nowhere"];
+        assert!(run(&args).contains("batch = 9999999: must be from 1 to "), "{}", run(&args));
+    }
     for command in [&["export"][..], &["import", "no.pt"]] {
         let message = run(&[command, &["no/folder/x.onnx"]].concat());
         assert!(

@@ -16,10 +16,11 @@ use super::{
     quoted,
 };
 
-/// The share of `images`, rounded up to hundredths, that is at least `needed` of them; `None` above 0.6.
+/// The smallest share of `images`, in hundredths, of which a training holds out at least `needed`: it rounds their
+/// number up. `None` above 0.75, which leaves few to train on.
 pub fn share_to_hold_out(needed: usize, images: usize) -> Option<f64> {
-    let hundredths = (100 * needed).div_ceil(images.max(1));
-    (hundredths <= 60).then(|| hundredths as f64 / 100.0)
+    let hundredths = (100 * needed.saturating_sub(1)) / images.max(1) + 1;
+    (hundredths <= 75).then(|| hundredths as f64 / 100.0)
 }
 
 /// The hint for an error, if there is one.
@@ -120,8 +121,7 @@ pub fn of(error: &Error) -> Option<String> {
             "do not use the file; ask its author for the file, the signature and the public key"
         }
         Error::NoImages { .. } => {
-            "give images in these formats; convert others, such as HEIC, to JPEG or PNG, and remove the folders of classes \
-             without images"
+            "give images in these formats; convert others, such as HEIC, to JPEG or PNG; remove class folders without images"
         }
         // Images, but not in class folders.
         Error::NoLayout { path, .. } if images_below(path).is_ok() => {
@@ -170,11 +170,11 @@ pub fn of(error: &Error) -> Option<String> {
         }
         Error::NoState { .. } => "give `--resume` a run folder, such as runs/1",
         Error::TooFewHeldOut { found: 0, .. } => {
-            "choose it with `recalibrate` or `import --known`, or set it with --threshold"
+            "choose it with `recalibrate` or `import --known`, or set it with `export --threshold`"
         }
         Error::TooFewHeldOut { .. } => {
-            "use more known images (`train --held-out`; --known of `import` and `recalibrate`), or keep a smaller share with \
-             --keep"
+            "use more known images (`train --held-out`; --known of `import` and `recalibrate`), keep a smaller share with --keep, \
+             or set the threshold with `export --threshold`"
         }
         Error::NoHeldOutScores => {
             "export the model from a run that held images out, import it with --known, or run `recalibrate` on images of the \
@@ -232,4 +232,25 @@ pub fn of(error: &Error) -> Option<String> {
         _ => return None,
     };
     Some(hint.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_share_to_hold_out_is_the_smallest_in_hundredths() {
+        for (needed, images) in [(19, 26), (19, 30), (19, 47), (19, 90), (57, 105), (57, 114), (1, 1000)] {
+            let share = share_to_hold_out(needed, images).unwrap();
+            let held_out = |share: f64| (share * images as f64 - 1e-9).ceil() as usize;
+            assert!(
+                held_out(share) >= needed && held_out(share - 0.01) < needed,
+                "{needed} of {images}: {share}"
+            );
+        }
+        assert_eq!(
+            [(19, 25), (19, 24), (19, 0)].map(|(needed, images)| share_to_hold_out(needed, images)),
+            [Some(0.73), None, None]
+        );
+    }
 }

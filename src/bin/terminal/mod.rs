@@ -27,7 +27,7 @@ pub const VERSION_VARIABLE: &str = "CAC_TOOLKIT_VERSION";
 #[derive(Debug)]
 pub struct Advice {
     message: String,
-    hint: String,
+    pub hint: String,
 }
 
 impl Advice {

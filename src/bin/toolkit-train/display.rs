@@ -68,8 +68,10 @@ impl Display {
             }
             Event::Start(started) => self.started(started),
             Event::Step { epoch, step, loss, learning_rate, images_per_second } => {
-                let message =
-                    format!("loss {loss:.4}, lr {learning_rate:.2e}, {images_per_second:.1} images/s");
+                let decimals = usize::from(*images_per_second < 1000.0);
+                let message = format!(
+                    "loss {loss:.4}, lr {learning_rate:.2e}, {images_per_second:.decimals$} images/s"
+                );
                 self.progress(format!("epoch {epoch}/{epochs}"), *step, self.steps, &message);
                 // Not every epoch is tested.
                 if *step == self.steps {
@@ -118,9 +120,7 @@ impl Display {
                 "only {calibrating} images are held out: enough for the threshold, too few to choose an epoch or a score, so the last \
                  epoch counts as best{}",
                 share_to_hold_out(needed_to_choose(), started.images + calibrating)
-                    .map_or(String::new(), |share| format!(
-                        "; --held-out {share} or more holds out enough for both"
-                    ))
+                    .map_or(String::new(), |share| format!("; --held-out {share} holds out enough for both"))
             ));
         }
         say_untested(started.untested.iter().map(String::as_str));

@@ -20,7 +20,8 @@ use anyhow::{Context, bail};
 use cac::{
     data::Split,
     files::check_writable_folder,
-    run::{CheckpointKind, Device, RUNS, RunFolder, TrainingPrecision},
+    method::{KEEP, needed},
+    run::{Checkpoint, CheckpointKind, Device, RUNS, RunFolder, TrainingPrecision},
     text::shown,
     train::{Outcome, TrainSettings, resume, train},
 };
@@ -176,9 +177,20 @@ fn report(outcome: Outcome, run: &RunFolder, json: bool) -> anyhow::Result<()> {
     match outcome {
         Outcome::Finished(report) if !json => {
             writeln!(stdout(), "{report}run: {folder}")?;
-            say(format_args!(
-                "next: `toolkit export --run {quoted} model.onnx` chooses score and threshold and writes the model"
-            ));
+            let best = Checkpoint::read(&run.checkpoint(CheckpointKind::Best))?;
+            let tested = best.test.as_ref().map_or(0, |test| test.known.nrows());
+            // Without held-out images, the test images choose the threshold.
+            let is_enough = best.held_out.calibrating.nrows() > 0 || tested >= needed(KEEP);
+            say(if is_enough {
+                format!(
+                    "next: `toolkit export --run {quoted} model.onnx` chooses score and threshold and writes the model"
+                )
+            } else {
+                format!(
+                    "next: `toolkit export --run {quoted} --threshold VALUE model.onnx` writes the model; no images were held out, \
+                     and {tested} test images are too few to choose a threshold from"
+                )
+            });
             Ok(())
         }
         Outcome::Finished(_) => Ok(()),
@@ -197,13 +209,14 @@ fn report(outcome: Outcome, run: &RunFolder, json: bool) -> anyhow::Result<()> {
             .into())
         }
         Outcome::Interrupted { epoch } => {
-            // While frozen layers compute features, there are no weights yet.
-            if !run.checkpoint(CheckpointKind::Last).exists() {
-                return Err(Advice::new("interrupted before the first step", resume).into());
-            }
-            let hint = format!(
-                "{resume}, or export the current weights with `toolkit export --run {quoted} --last model.onnx`"
-            );
+            let hint = if run.checkpoint(CheckpointKind::Last).exists() {
+                format!(
+                    "{resume}, or export the current weights with `toolkit export --run {quoted} --last model.onnx`"
+                )
+            } else {
+                // While frozen layers compute features, there are no weights yet.
+                resume
+            };
             Err(Advice::new(format!("interrupted in epoch {epoch}"), hint).into())
         }
     }
@@ -230,6 +243,7 @@ fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
     std::thread::spawn(move || {
         for _ in signals.forever() {
             if asked.swap(true, Ordering::Relaxed) {
+                say("error: stopped at once; what was done since the last saved state is lost");
                 // Without libtorch's destructors, which would crash the running computation.
                 signal_hook::low_level::exit(1);
             }
@@ -247,6 +261,20 @@ fn seconds(text: &str) -> Result<f64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn current_weights_are_offered_if_there_are_any() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunFolder::new(folder.path());
+        let hint = || {
+            let error = report(Outcome::Interrupted { epoch: 4 }, &run, false).unwrap_err();
+            assert_eq!(error.to_string(), "interrupted in epoch 4");
+            error.downcast::<Advice>().unwrap().hint
+        };
+        assert!(hint().starts_with("resume with ") && !hint().contains("export"), "{}", hint());
+        std::fs::write(run.checkpoint(CheckpointKind::Last), "").unwrap();
+        assert!(hint().contains(", or export the current weights with "), "{}", hint());
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

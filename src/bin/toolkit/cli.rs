@@ -782,7 +782,7 @@ pub struct ScorerArgs {
 
 /// Parses the share that a threshold keeps.
 fn share_to_keep(text: &str) -> Result<f64, String> {
-    // Of two zeros the positive one.
+    // -0 becomes 0.
     let share = text.parse::<f64>().ok().filter(|share| (0.0..1.0).contains(share)).map(f64::abs);
     share.ok_or_else(|| "expected a share from 0 to below 1".to_owned())
 }

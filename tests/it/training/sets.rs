@@ -45,6 +45,13 @@ fn images_that_look_like_training_images_are_counted() {
     let (start, said) = train(&[100, 120]);
     assert!(start["alike_held_out"].as_u64().unwrap() > 0, "{start}");
     assert!(said.contains("\nheld-out images that look almost like a training image: "), "{said}");
+    let record = &facts_of(&at.join("runs/2"))["training"];
+    for (recorded, found) in [("held_out_alike", "alike_held_out"), ("tests_alike", "alike_in_tests")] {
+        assert!(
+            start[found].as_u64().unwrap() > 0 && record[recorded] == start[found],
+            "{recorded}: {record}"
+        );
+    }
     // What that means for the guarantee travels with the model.
     let alike = &start["alike_held_out"];
     let caution = format!("held-out images that look almost like a training image: {alike}; if they");
@@ -125,7 +132,7 @@ fn what_the_test_images_lack_is_said() {
         "not used: `colours/val`, because there is another folder of test images\n",
         "images of the unknown set `other` that are also training images: 1\n",
         "images of the unknown set `other` that are also known test images: 1\n",
-        "classes with few training images, for which alone the threshold guarantees nothing: gold (",
+        "classes with few training images: gold (1); the guarantee of the threshold is for all classes together\n",
         "network WideResNet-10-1, images of 32 x 32 pixels, random weights\n",
         "only 29 images are held out: enough for the threshold, too few to choose an epoch or a score, so the last epoch",
         "known classes without test images: gold, green\n",
@@ -143,6 +150,31 @@ fn what_the_test_images_lack_is_said() {
         stdout(&output).contains("too few images were held out to choose by measurement"),
         "{}",
         stdout(&output)
+    );
+    let record = facts_of(&at.join("runs/1"))["training"].take();
+    for (field, value) in [
+        ("images", log[0]["images"].clone()),
+        ("tests_trained_on", json!(1)),
+        ("tests_alike", log[0]["alike_in_tests"].clone()),
+        ("held_out_alike", log[0]["alike_held_out"].clone()),
+        ("test_every", json!(1)),
+        ("skipped", Value::Null),
+        ("test_images", Value::Null),
+    ] {
+        assert_eq!(record[field], value, "{field}: {record}");
+    }
+    // The test images are too few for a threshold.
+    let without = [&SMALL[..], &["--epochs", "1", "--held-out", "0", "--run", "without"]].concat();
+    let next = "next: `toolkit export --run without --threshold VALUE model.onnx` writes the model; no images were held out";
+    let output = toolkit(at, &without);
+    assert!(stderr(&output).contains(next), "{}", stderr(&output));
+    let refused = toolkit(at, &["export", "--run", "without", "model.onnx"]);
+    assert!(error(&refused).ends_with("needs 19 images to choose from; there are 18"), "{}", error(&refused));
+    let export = toolkit(at, &["export", "--run", "without", "--threshold", "3", "by-hand.onnx"]);
+    assert!(
+        stdout(&export).contains("no images were held out to choose by measurement"),
+        "{}",
+        stdout(&export)
     );
     // The last epoch is the best one, so its export is the same.
     stdout(&toolkit(at, &["export", "--last", "last.onnx"]));
@@ -187,7 +219,7 @@ fn what_the_test_images_lack_is_said() {
         "Images of the unknown set `other` that are also known test images: 1.",
         "Images of the unknown set `other` that are also training images: 1.",
         "Test images that are also training images: 1.",
-        "Classes with few training images, for which alone the threshold guarantees nothing: gold (",
+        "Classes with few training images: gold (1); the guarantee of the threshold is for all classes together.",
         "The test images are not those of `model.onnx`.",
     ] {
         assert!(stdout(&output).contains(&format!("\ncaution: {caution}")), "{caution}: {}", stdout(&output));

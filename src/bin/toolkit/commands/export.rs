@@ -24,7 +24,7 @@ use ndarray::Array4;
 use super::{check_not_read, check_output, is_same_place, print_json};
 use crate::{
     cli::{ExportArgs, FileArgs, first_given, is_model},
-    terminal::{data::dataset, say, stdout},
+    terminal::{Advice, data::dataset, quoted, say, stdout},
 };
 
 /// Writes the model of a run, or its weights.
@@ -46,6 +46,11 @@ pub fn run(args: &ExportArgs, given: &ArgMatches) -> anyhow::Result<()> {
     }
     if !file.exists() && run.is_of_version_0_1() {
         bail!("`{}` is a run of version 0.1; only that version can export it", shown(run.path()));
+    }
+    if !file.exists() && !run.states()?.is_empty() {
+        let message = format!("`{}` has no weights to export yet", shown(run.path()));
+        let hint = format!("resume it with `toolkit train --resume {}`", quoted(run.path()));
+        return Err(Advice::new(message, hint).into());
     }
     let mut checkpoint = Checkpoint::read(&file)?;
     // The last epoch may be the best one. Only the checkpoint of the best has features.
@@ -106,20 +111,21 @@ pub fn check_outputs<'a>(
 }
 
 /// The calibration images for f16 and int8, from --calibrate or else from the training's data, without its
-/// test images; `None` for f32 or without either. The model must not replace one of them.
+/// test images; `None` for f32 or without either. The model must not replace one of them. The options of the file are
+/// checked first: the images may take long to read.
 pub fn calibration(
     args: &FileArgs,
     model: &Path,
     data: Option<&KnownData>,
     input: &Input,
 ) -> anyhow::Result<Option<Array4<f32>>> {
+    args.options(None).check(input)?;
     if args.precision == ModelPrecision::Float32 {
-        let unused = [
-            ("--calibrate", args.calibrate.is_some()),
-            ("--calibration-images", args.calibration_images.is_some()),
-        ];
-        if let Some((flag, _)) = unused.into_iter().find(|(_, is_given)| *is_given) {
-            bail!("{flag} is for --precision f16 and int8");
+        if args.calibrate.is_some() {
+            bail!("--calibrate is for --precision f16 and int8");
+        }
+        if args.calibration_images.is_some() {
+            bail!("--calibration-images is for --precision f16 and int8");
         }
         return Ok(None);
     }
@@ -210,7 +216,9 @@ pub fn write(
                 } else {
                     default
                 };
-                let why = if features.choosing.is_empty() {
+                let why = if checkpoint.held_out.calibrating.nrows() == 0 {
+                    "no images were held out to choose by measurement"
+                } else if features.choosing.is_empty() {
                     "too few images were held out to choose by measurement"
                 } else {
                     "no other fits"

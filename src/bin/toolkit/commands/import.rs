@@ -89,7 +89,6 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
             "tensors that the network does not use: {unused}; if the original computes with them, its results differ"
         ));
     }
-    args.file.options(None).check(&checkpoint.facts.input)?;
     let calibration = export::calibration(&args.file, &args.model, data.as_ref(), &checkpoint.facts.input)?;
     if let Some(known) = known {
         let of_digits = args.known.as_deref().and_then(PublishedSet::meant_by);

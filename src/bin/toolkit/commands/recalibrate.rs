@@ -41,6 +41,10 @@ pub fn run(args: &RecalibrateArgs) -> anyhow::Result<()> {
     say_left_out(images.left_out());
     check_not_read(&args.output, [&images])?;
     let (images, training) = apart(images, &manifest, &data)?;
+    if images.is_empty() {
+        let message = format!("no image in `{}` is left to choose the threshold from", shown(&folder));
+        return Err(Advice::new(message, "give images that had no other use in the model").into());
+    }
     let missing = first_few(images.classes_without_images().map(on_one_line));
     if !missing.is_empty() {
         say(format_args!("classes without images, which the guarantee does not cover: {missing}"));

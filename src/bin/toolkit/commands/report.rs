@@ -198,7 +198,10 @@ fn of_run(path: &Path, name: &str, args: &EvaluationArgs) -> anyhow::Result<(Run
     });
     let remarks = started.map(Started::remarks).unwrap_or_default();
     let log = RunLog { name: name.to_owned(), events, others };
-    let Some(file) = file else { return Ok((log, Vec::new())) };
+    let Some(file) = file else {
+        say(format_args!("`{}` has no checkpoint: only the curves of the run are shown", shown(path)));
+        return Ok((log, Vec::new()));
+    };
     let checkpoint = Checkpoint::read(&file)?;
     let Some(test) = &checkpoint.test else {
         say(format_args!("`{}` has no test: only the curves of the run are shown", shown(&file)));

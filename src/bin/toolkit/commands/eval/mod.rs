@@ -238,6 +238,9 @@ fn check_sets(
     }
     if unknown.is_empty() {
         say("without --unknown NAME=DIR or --unknown-class CLASS only known images are evaluated");
+        if args.scores.is_some() {
+            say("`drift` reads scores of known images only; `metrics` and `report` need unknown ones");
+        }
     }
     Ok(())
 }
