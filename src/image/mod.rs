@@ -193,7 +193,11 @@ impl Input {
             return Err(Error::setting("size", size, format!("must be {least} to {most} pixels")));
         }
         let refused = |name, values: [f32; 3], bounds| {
-            Err(Error::setting(name, format!("{values:?}"), format!("must be {bounds}: values are in 0..=1")))
+            Err(Error::setting(
+                name,
+                format!("{values:?}"),
+                format!("must be {bounds}: values are from 0 to 1"),
+            ))
         };
         if !self.mean.iter().all(|mean| (0.0..=1.0).contains(mean)) {
             return refused("mean", self.mean, "0 to 1");
@@ -286,7 +290,7 @@ mod tests {
             ([0.5; 3], [0.5, 0.5, f32::NAN], "std"),
         ] {
             let error = check(mean, std).unwrap_err().to_string();
-            assert!(error.starts_with(at_fault) && error.ends_with("values are in 0..=1"), "{error}");
+            assert!(error.starts_with(at_fault) && error.ends_with("values are from 0 to 1"), "{error}");
         }
     }
 

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use toml::Table;
 
 use crate::terminal::{
-    InputArgs, SOME_WEIGHTS, StartingWeights, by_variant,
+    Advice, InputArgs, SOME_WEIGHTS, StartingWeights, by_variant,
     data::{TUTORIAL_KNOWN, TUTORIAL_UNKNOWN, dataset, set_names, unknown_datasets},
     name_of, one_of, say, setting,
 };
@@ -357,7 +357,10 @@ fn read(file: &Path) -> anyhow::Result<Table> {
     }
     let mut text = String::new();
     let read = File::open(file).and_then(|opened| opened.take(LARGEST + 1).read_to_string(&mut text));
-    read.with_context(|| format!("cannot read `{}`", shown(file)))?;
+    read.map_err(|error| {
+        let message = format!("cannot read `{}`: {error}", shown(file));
+        Advice::new(message, format!("give a settings file, or `{}`, which is built in", TUTORIAL.0))
+    })?;
     if text.len() as u64 > LARGEST {
         bail!("`{}` is larger than {LARGEST} bytes, the limit of a settings file", shown(file));
     }
@@ -382,9 +385,25 @@ fn parse(text: &str, file: &Path) -> anyhow::Result<Table> {
     // Check the values here, so that an error names the file.
     with_defaults(&table).map_err(|error| {
         let reason = error.to_string().trim_end().replace('\n', " ");
-        anyhow!("`{}` does not hold usable settings: {reason}", shown(file))
+        anyhow!("`{}` does not hold usable settings: {}", shown(file), without_types(&reason))
     })?;
     Ok(table)
+}
+
+/// What TOML's reader expects, without Rust's names of types.
+fn without_types(reason: &str) -> String {
+    let names = [
+        ("usize", "a whole number from 0 up"),
+        ("u64", "a whole number from 0 up"),
+        ("i64", "a whole number"),
+        ("f64", "a number"),
+        ("f32", "a number"),
+        ("a sequence", "an array"),
+        ("a map", "a table"),
+    ];
+    names.iter().fold(reason.to_owned(), |reason, (name, meaning)| {
+        reason.replace(&format!("expected {name}"), &format!("expected {meaning}"))
+    })
 }
 
 /// All settings: those given, and defaults.
@@ -755,6 +774,18 @@ mod tests {
     #[test]
     fn the_suggested_weights_exist() {
         assert!(cac::weights::PublishedWeights::named(OF_PHOTOGRAPHS).is_some());
+    }
+
+    #[test]
+    fn errors_name_no_types_of_rust() {
+        for (text, meant) in [
+            ("batch-size = -1", "expected a whole number from 0 up in `batch-size`"),
+            ("learning-rate = true", "expected a number in `learning-rate`"),
+            ("unknown = 3", "expected an array in `unknown`"),
+        ] {
+            let error = parse(text, Path::new("run.toml")).unwrap_err().to_string();
+            assert!(error.ends_with(meant), "{error}");
+        }
     }
 
     #[test]

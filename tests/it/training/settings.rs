@@ -153,7 +153,10 @@ fn settings_come_from_a_file_and_flags_win() {
     assert!(refused("seed = 1\nknown = \n").contains("`run.toml` is not TOML: line 2: "));
     assert!(refused("seed = 1\nseed = 2\n").ends_with("is not TOML: line 2: duplicate key"));
     assert!(refused("mean = [1, 2]\n").ends_with("expected three numbers for `mean` and `std`"));
-    assert!(refused("epochs = -1\n").ends_with("invalid value: integer `-1`, expected usize in `epochs`"));
+    assert!(
+        refused("epochs = -1\n")
+            .ends_with("invalid value: integer `-1`, expected a whole number from 0 up in `epochs`")
+    );
     assert!(
         refused("epochs = true\n")
             .contains("`run.toml` does not hold usable settings: invalid type: boolean")
