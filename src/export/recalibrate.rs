@@ -15,7 +15,7 @@ use crate::{
     files::{atomic, sha256},
     method,
     model::{
-        FORMAT_VERSION, History, Manifest, PREFIX, Recalibration, Threshold,
+        Decision, FORMAT_VERSION, History, Manifest, PREFIX, Recalibration, Threshold,
         builder::Builder,
         file::{ModelFile, OUTPUTS, values},
         proto::{Graph, Model},
@@ -43,6 +43,15 @@ pub struct RecalibrateOptions {
     /// Whether the images have been compared with the [training images](Dataset::without), and are none of these.
     /// The file records it.
     pub compared: bool,
+}
+
+impl RecalibrateOptions {
+    /// The share that the new threshold of a file with this decision keeps.
+    #[must_use]
+    pub fn share_to_keep(&self, decision: &Decision) -> f64 {
+        let earlier = || decision.threshold.as_ref().and_then(|threshold| threshold.keep);
+        self.keep.or_else(earlier).unwrap_or(method::KEEP)
+    }
 }
 
 /// The result of a recalibration.
@@ -93,8 +102,7 @@ pub fn recalibrate(
     if images.labels().iter().any(|&label| label >= 0) {
         eval::check_classes(images, &decision.classes)?;
     }
-    let keep = options.keep.or(decision.threshold.as_ref().and_then(|rule| rule.keep));
-    let keep = keep.unwrap_or(method::KEEP);
+    let keep = options.share_to_keep(decision);
     // Before the images are scored, which takes long. Each class needs as many.
     method::check_enough(images.len(), keep)?;
     let (mut on_cpu, mut on_provider) = verified(&bytes, origin, options.provider)?;

@@ -7,7 +7,7 @@ use cac::{
     data::{DataFolder, Dataset, PublishedSet, Role, Split, exists, is_divided},
     export::{self, RecalibrateOptions, Recalibrated},
     files::check_writable_folder,
-    method::needed,
+    method::{check_enough, needed},
     model::{Inspection, Manifest},
     text::{first_few, not_counted, on_one_line, per_cent, shown},
 };
@@ -53,9 +53,12 @@ pub fn run(args: &RecalibrateArgs) -> anyhow::Result<()> {
         keep: args.keep,
         provider: args.provider,
         skip_broken: args.skip_broken,
-        alike: lookalikes(&images, training.as_ref()),
         compared: training.is_some(),
+        alike: None,
     };
+    // Before training images are decoded, which takes long.
+    check_enough(images.len(), options.share_to_keep(&manifest.decision))?;
+    let options = RecalibrateOptions { alike: lookalikes(&images, training.as_ref()), ..options };
     let chose = manifest
         .history
         .recalibration
