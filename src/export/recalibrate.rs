@@ -70,6 +70,8 @@ pub struct Recalibrated {
     pub skipped: usize,
     /// The share of the images that the earlier threshold keeps, 0 to 1.
     pub kept_before: f64,
+    /// How many of the images an earlier recalibration chose that threshold from.
+    pub chose_before: usize,
     /// The share of the images that are classified correctly, kept or not, 0 to 1; `None` without labels.
     pub accuracy: Option<f64>,
 }
@@ -121,10 +123,13 @@ pub fn recalibrate(
         return Err(Error::NotFinite { what: "a score", value });
     }
     let kept_before = kept(&outputs, of_classes.as_deref(), file.threshold);
+    let digests: Vec<String> = images.pick(&outputs.indices).digests()?.into_iter().flatten().collect();
+    let before = file.manifest.history.recalibration.as_ref();
+    let chose_before = before.map_or(0, |before| before.count_among(&digests));
     let recalibration = Recalibration {
         producer: producer(),
         provider: options.provider.to_string(),
-        digests: images.pick(&outputs.indices).digests()?.into_iter().flatten().collect(),
+        digests,
         alike: options.alike,
         compared: options.compared,
         earlier,
@@ -150,6 +155,7 @@ pub fn recalibrate(
         images: outputs.indices.len(),
         skipped: images.len() - outputs.indices.len(),
         kept_before,
+        chose_before,
         accuracy: accuracy(&outputs, images.labels()),
     })
 }

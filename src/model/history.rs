@@ -173,8 +173,14 @@ impl Recalibration {
     /// Those of [`Dataset::digests`].
     #[cfg(feature = "files")]
     pub fn count_in(&self, images: &Dataset) -> Result<usize> {
+        Ok(self.count_among(images.digests()?.iter().flatten()))
+    }
+
+    /// How many of the images with these digests the threshold was chosen from.
+    #[cfg(feature = "files")]
+    pub(crate) fn count_among<'a>(&self, digests: impl IntoIterator<Item = &'a String>) -> usize {
         let chose: HashSet<&String> = self.digests.iter().collect();
-        Ok(images.digests()?.iter().flatten().filter(|digest| chose.contains(digest)).count())
+        digests.into_iter().filter(|digest| chose.contains(digest)).count()
     }
 
     /// [`Manifest::cautions_of_held_out`](super::Manifest::cautions_of_held_out).

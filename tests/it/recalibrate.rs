@@ -506,7 +506,7 @@ fn files_that_other_tools_changed_are_read_as_they_are_or_refused() {
     let again = RecalibrateOptions { keep: Some(0.5), ..options };
     let (again, _) = recalibrated(&new, &images, again).unwrap();
     assert_eq!(again.manifest.history.recalibration.unwrap().earlier, found.sha256);
-    assert_eq!(again.kept_before, 58.0 / 60.0);
+    assert_eq!((again.kept_before, found.chose_before, again.chose_before), (58.0 / 60.0, 0, COUNT));
 
     let refused = |model: &[u8]| recalibrated(model, &images, options).unwrap_err().to_string();
     let foreign = changed(&|proto| proto.graph.as_mut().unwrap().node[0].domain = "com.example".to_owned());

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use cac::{
-    Error, Scorer,
+    Bytes, Error, Provider, Scorer,
     data::{Dataset, Split},
     drift::{Monitor, Recent, StateFile, Status, StreamOrigin},
     eval::{self, score_file},
@@ -28,6 +28,52 @@ use crate::{
 /// The name of standard input.
 const STDIN: &str = "-";
 
+/// Where the scores of a call come from.
+enum Input<'a> {
+    /// The images of a folder, which a model scores.
+    Images(&'a Path, Provider),
+    /// A column of a score file.
+    File(&'a Path, &'a str),
+    /// Lines of standard input.
+    Lines,
+}
+
+impl<'a> Input<'a> {
+    fn of(args: &'a DriftArgs, path: &'a Path) -> anyhow::Result<Self> {
+        let is_stdin = path == Path::new(STDIN);
+        let is_folder = !is_stdin && path.is_dir();
+        if args.provider.is_some() && !is_folder && (is_stdin || path.exists()) {
+            bail!("--provider is for a folder of images; scores are read as they are");
+        }
+        if args.column.is_some() && (is_stdin || is_folder) {
+            bail!("--column is for a score file");
+        }
+        Ok(match (is_stdin, is_folder) {
+            (true, _) => Self::Lines,
+            (false, true) => Self::Images(path, args.provider.unwrap_or_default()),
+            (false, false) => Self::File(path, args.column.as_deref().unwrap_or(SCORE_COLUMN)),
+        })
+    }
+
+    /// What scores images; `None` if scores are read.
+    fn provider(&self) -> Option<Provider> {
+        match self {
+            Self::Images(_, provider) => Some(*provider),
+            Self::File(..) | Self::Lines => None,
+        }
+    }
+
+    fn read(&self, model: Bytes, origin: &str, skip_broken: bool) -> anyhow::Result<Stream> {
+        match *self {
+            Self::Images(folder, provider) => {
+                score_images(&Scorer::named(model, origin, provider)?, folder, skip_broken)
+            }
+            Self::File(path, column) => Ok(Stream { scores: read_file(path, column)?, ..Stream::default() }),
+            Self::Lines => read_lines(stdin().lock(), skip_broken),
+        }
+    }
+}
+
 /// Scores of images in their order.
 #[derive(Debug, Default)]
 struct Stream {
@@ -46,77 +92,56 @@ impl Stream {
         let sum = (!self.images.is_empty()).then(|| sha256(lines.collect::<String>().as_bytes()))?;
         Some([sum.clone(), sum + " shuffled"])
     }
+
+    /// Shuffles images that follow `earlier` ones.
+    fn shuffle(&mut self, seed: u64, earlier: usize) {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        // The monitor draws from stream 0.
+        random.set_stream(1 + earlier as u64);
+        let mut order: Vec<usize> = (0..self.scores.len()).collect();
+        order.shuffle(&mut random);
+        self.scores = order.iter().map(|&place| self.scores[place]).collect();
+        self.images = order.iter().filter_map(|&place| self.images.get(place).cloned()).collect();
+    }
 }
 
 /// Continues a stream with more images, and prints whether it has drifted.
 pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
-    let (model, input) = args.model_and_input()?;
-    let is_stdin = input == Path::new(STDIN);
-    let is_folder = !is_stdin && input.is_dir();
-    if args.provider.is_some() && !is_folder && (is_stdin || input.exists()) {
-        bail!("--provider is for a folder of images; scores are read as they are");
-    }
-    if args.column.is_some() && (is_stdin || is_folder) {
-        bail!("--column is for a score file");
-    }
+    let (model, path) = args.model_and_input()?;
+    let input = Input::of(args, path)?;
     if model.is_none() {
         say(BUILT_IN);
     }
     let (bytes, origin) = read_model(model, &args.signature)?;
-    let inspection = Inspection::of(&bytes, &origin)?;
-    let decision = &inspection.manifest.decision;
-    let threshold = decision.threshold.as_ref();
-    let held_out = decision.held_out_scores();
+    let Inspection { manifest, sha256, threshold, .. } = Inspection::of(&bytes, &origin)?;
+    let decision = &manifest.decision;
     if decision.is_per_class() {
         bail!(
             "`{origin}` has a threshold for each class, and no scores to compare with; export it without --per-class"
         );
     }
-    let monitor = Monitor::new(held_out, args.alpha, args.seed)?;
+    let monitor = Monitor::new(decision.held_out_scores(), args.alpha, args.seed)?;
     // Before the images are scored, which takes long.
     let (mut file, mut monitor) = match &args.state {
         Some(path) => {
-            let origin = StreamOrigin { model: inspection.sha256.clone(), score: decision.score.to_string() };
+            let origin = StreamOrigin { model: sha256, score: decision.score.to_string() };
             let (file, monitor) = StateFile::open(path, origin, monitor)?;
             (Some(file), monitor)
         }
         None => (None, monitor),
     };
-    let provider = is_folder.then(|| args.provider.unwrap_or_default());
-    let mut stream = match provider {
-        Some(provider) => score_images(&Scorer::named(bytes, &origin, provider)?, input, args.skip_broken)?,
-        None if is_stdin => read_lines(stdin().lock(), args.skip_broken)?,
-        None => Stream {
-            scores: read_file(input, args.column.as_deref().unwrap_or(SCORE_COLUMN))?,
-            ..Stream::default()
-        },
-    };
-    let doubt = (inspection.manifest.doubt_of_held_out())
-        .or_else(|| provider?.doubt_of_held_out(&inspection.manifest));
+    let mut stream = input.read(bytes, &origin, args.skip_broken)?;
+    let doubt = manifest.doubt_of_held_out().or_else(|| input.provider()?.doubt_of_held_out(&manifest));
     if doubt.is_some() {
         monitor.withdraw_guarantee();
     }
-    let (mut call, mut is_counted) = (None, false);
-    if let Some((file, [in_order, shuffled])) = file.as_ref().zip(stream.calls()) {
-        let (this, other) = if args.shuffle { (shuffled, in_order) } else { (in_order, shuffled) };
-        if file.has_counted(&other) {
-            bail!(
-                "the last call counted these images in another order; start a new stream with another --state"
-            );
-        }
-        is_counted = file.has_counted(&this);
-        call = Some(this);
-    }
+    let call = file.as_ref().zip(stream.calls()).map(|(file, calls)| this_call(file, calls, args.shuffle));
+    let (call, is_counted) = call.transpose()?.unzip();
+    let is_counted = is_counted == Some(true);
     let counted = if is_counted { stream.scores.len() } else { 0 };
     let earlier = monitor.status().images.saturating_sub(counted);
     if args.shuffle {
-        let mut random = ChaCha8Rng::seed_from_u64(args.seed);
-        // The monitor draws from stream 0.
-        random.set_stream(1 + earlier as u64);
-        let mut order: Vec<usize> = (0..stream.scores.len()).collect();
-        order.shuffle(&mut random);
-        stream.scores = order.iter().map(|&place| stream.scores[place]).collect();
-        stream.images = order.iter().filter_map(|&place| stream.images.get(place).cloned()).collect();
+        stream.shuffle(args.seed, earlier);
     }
     if is_counted {
         say("the last call counted these images; they are not counted twice");
@@ -128,12 +153,12 @@ pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
     let result = Found {
         status: monitor.status(),
         alarm: alarm.and_then(|place| stream.images.get(place).cloned()),
-        recent: monitor.recent(window, inspection.threshold).context("there are no scores")?,
+        recent: monitor.recent(window, threshold).context("there are no scores")?,
         stream,
         held_out: monitor.held_out(),
-        manifest: &inspection.manifest,
+        manifest: &manifest,
         doubt,
-        keep: threshold.and_then(|threshold| threshold.share_kept_by(inspection.threshold)),
+        keep: decision.threshold.as_ref().and_then(|chosen| chosen.share_kept_by(threshold)),
     };
     if args.json {
         result.print_json()?;
@@ -144,15 +169,21 @@ pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
     if let Some(file) = file.as_mut().filter(|_| !is_counted) {
         file.write(&monitor, call.as_deref())?;
     }
-    match result.status.alarm {
-        Some(_) => {
-            let finding = "drift: the images no longer resemble those that the threshold was chosen for";
-            let hint = "look at the images; if they are sorted, as by class, start a new stream with --shuffle; if they show the known classes under new \
-                        conditions, use `toolkit recalibrate`";
-            Err(Unmet { findings: vec![finding.to_owned()], hint: Some(hint) }.into())
-        }
-        None => Ok(()),
+    result.verdict()
+}
+
+/// This call, and whether the state has counted it: `calls` are those with its images in order and shuffled.
+fn this_call(
+    file: &StateFile,
+    [in_order, shuffled]: [String; 2],
+    is_shuffled: bool,
+) -> anyhow::Result<(String, bool)> {
+    let (this, other) = if is_shuffled { (shuffled, in_order) } else { (in_order, shuffled) };
+    if file.has_counted(&other) {
+        bail!("the last call counted these images in another order; start a new stream with another --state");
     }
+    let is_counted = file.has_counted(&this);
+    Ok((this, is_counted))
 }
 
 /// A line of `score --json`.
@@ -272,6 +303,17 @@ struct Found<'a> {
 }
 
 impl Found<'_> {
+    /// Fails with what an alarm means.
+    fn verdict(&self) -> anyhow::Result<()> {
+        if self.status.alarm.is_none() {
+            return Ok(());
+        }
+        let finding = "drift: the images no longer resemble those that the threshold was chosen for";
+        let hint = "look at the images; if they are sorted, as by class, start a new stream with --shuffle; if they show the known \
+                    classes under new conditions, use `toolkit recalibrate`";
+        Err(Unmet { findings: vec![finding.to_owned()], hint: Some(hint) }.into())
+    }
+
     /// The share of known images that the threshold in use keeps at least, with 95 % confidence; absent
     /// without a promise.
     fn kept_at_least(&self) -> Option<f64> {

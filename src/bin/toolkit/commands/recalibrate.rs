@@ -59,13 +59,6 @@ pub fn run(args: &RecalibrateArgs) -> anyhow::Result<()> {
     // Before training images are decoded, which takes long.
     check_enough(images.len(), options.share_to_keep(&manifest.decision))?;
     let options = RecalibrateOptions { alike: lookalikes(&images, training.as_ref()), ..options };
-    let chose = manifest
-        .history
-        .recalibration
-        .as_ref()
-        .map(|earlier| earlier.count_in(&images))
-        .transpose()?
-        .unwrap_or(0);
     let mut bar = Progress::new(format!("scoring `{}`", shown(&folder)), images.len());
     let mut done = 0;
     let recalibrated = export::recalibrate(bytes, &origin, &images, options, &args.output, |more| {
@@ -84,18 +77,19 @@ pub fn run(args: &RecalibrateArgs) -> anyhow::Result<()> {
     recalibrated.manifest.cautions_of_held_out().iter().for_each(say);
     let published = publish(&args.output, &args.model, args.triton.as_deref())?;
     if args.json {
-        let Recalibrated { manifest, images, skipped, kept_before, accuracy, sha256, .. } = recalibrated;
+        let Recalibrated { manifest, images, skipped, kept_before, chose_before, accuracy, sha256, .. } =
+            recalibrated;
         return print_json(&json!({
             "sha256": sha256,
             "images": images,
             "skipped": skipped,
             "kept_before": kept_before,
-            "chose_before": chose,
+            "chose_before": chose_before,
             "accuracy": accuracy,
             "manifest": manifest,
         }));
     }
-    print(args, &recalibrated, chose)?;
+    print(args, &recalibrated)?;
     print_published(published.as_ref())
 }
 
@@ -247,9 +241,10 @@ fn say_lost_points(before: &Manifest, recalibrated: &Recalibrated) {
     }
 }
 
-/// Prints the result; `chose` of the images are among those that the earlier threshold was chosen from.
-fn print(args: &RecalibrateArgs, recalibrated: &Recalibrated, chose: usize) -> anyhow::Result<()> {
-    let Recalibrated { manifest, bytes, sha256, images, skipped, kept_before, accuracy, .. } = recalibrated;
+fn print(args: &RecalibrateArgs, recalibrated: &Recalibrated) -> anyhow::Result<()> {
+    let Recalibrated {
+        manifest, bytes, sha256, images, skipped, kept_before, chose_before, accuracy, ..
+    } = recalibrated;
     let mut out = stdout();
     writeln!(
         out,
@@ -261,7 +256,10 @@ fn print(args: &RecalibrateArgs, recalibrated: &Recalibrated, chose: usize) -> a
     if let Some(accuracy) = accuracy {
         writeln!(out, "accuracy {:.1} % of {images} images", 100.0 * accuracy)?;
     }
-    let chosen_from = if chose > 0 { format!("; it was chosen from {chose} of them") } else { String::new() };
+    let chosen_from = match chose_before {
+        0 => String::new(),
+        chose => format!("; it was chosen from {chose} of them"),
+    };
     writeln!(out, "earlier threshold: keeps {:.1} % of {images} images{chosen_from}", 100.0 * kept_before)?;
     if let Some(threshold) = &manifest.decision.threshold {
         let promise = threshold.keep.and_then(|keep| manifest.promise(keep, None)).unwrap_or_default();

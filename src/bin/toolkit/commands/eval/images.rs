@@ -114,9 +114,10 @@ impl<'a> Source<'a> {
         })
     }
 
-    /// What a model may have learned of the test images, each in words, as far as its training images are where
-    /// they were, or the test images are those of its training.
-    pub fn learned(
+    /// What role a model gave to test images, each in words: those that it was trained on, as far as its training
+    /// images are where they were; those that look like them, if the test images are those of the training; and those
+    /// that its threshold was chosen from.
+    pub fn remarks_on_model(
         &self,
         args: &EvaluationArgs,
         model: &str,
@@ -124,15 +125,18 @@ impl<'a> Source<'a> {
         images: &TestImages,
     ) -> anyhow::Result<Vec<String>> {
         let mut remarks = self.trained_on(args, model, manifest, images)?;
-        if let Some(record) = &manifest.history.training
-            && let Some(trained) = record.known_data()
-        {
+        if let Some(record) = &manifest.history.training {
             let data = args.data.folder();
             let place = |path: &Path| data.resolve(path, &[Role::Known(Split::Test)]).ok();
+            let trained = record.known_data().and_then(|trained| place(&trained.path));
             let is_of_training =
-                place(&self.data.path).zip(place(&trained.path)).is_some_and(|(a, b)| is_same_place(&a, &b));
+                place(&self.data.path).zip(trained).is_some_and(|(a, b)| is_same_place(&a, &b));
             remarks.extend(record.caution_of_tests().filter(|_| is_of_training));
+            if record.has_unknown_seen(&images.other_classes) {
+                remarks.push(format!("the backbone of {model} was trained on some of the unknown classes"));
+            }
         }
+        remarks.extend(chose_threshold(model, manifest, images)?);
         Ok(remarks)
     }
 
@@ -249,7 +253,7 @@ fn is_found(known: &Path) -> bool {
 }
 
 /// How many test images a recalibration chose the threshold from, in words.
-pub fn chose_threshold(model: &str, manifest: &Manifest, images: &TestImages) -> cac::Result<Vec<String>> {
+fn chose_threshold(model: &str, manifest: &Manifest, images: &TestImages) -> cac::Result<Vec<String>> {
     let Some(recalibration) = &manifest.history.recalibration else { return Ok(Vec::new()) };
     let counts = images.sets().map(|set| recalibration.count_in(set)).collect::<cac::Result<Vec<_>>>()?;
     let that = format!("the threshold of {model} was chosen from");

@@ -97,21 +97,16 @@ pub fn measure(
             bail!("cannot write `{}`: it is an image", shown(output));
         }
     }
-    let mut learned: HashMap<Option<&Path>, Vec<String>> = HashMap::new();
+    let mut of_models: HashMap<Option<&Path>, Vec<String>> = HashMap::new();
     for Contender { model, scorer, .. } in &contenders {
-        if learned.contains_key(model) {
-            continue;
+        if !of_models.contains_key(model) {
+            let named = model.filter(|_| models.len() > 1);
+            let named =
+                named.map_or("the model".to_owned(), |model| format!("`{}`", on_one_line(&names[model])));
+            let remarks = source.remarks_on_model(args, &named, scorer.manifest(), &images)?;
+            remarks.iter().for_each(say);
+            of_models.insert(*model, remarks);
         }
-        let named = model.filter(|_| models.len() > 1);
-        let named = named.map_or("the model".to_owned(), |model| format!("`{}`", on_one_line(&names[model])));
-        let mut found = source.learned(args, &named, scorer.manifest(), &images)?;
-        let training = scorer.manifest().history.training.as_ref();
-        if training.is_some_and(|training| training.has_unknown_seen(&images.other_classes)) {
-            found.push(format!("the backbone of {named} was trained on some of the unknown classes"));
-        }
-        found.extend(images::chose_threshold(&named, scorer.manifest(), &images)?);
-        found.iter().for_each(say);
-        learned.insert(*model, found);
     }
     let mut of_first: Option<(Evaluation, Vec<cac::Result<Report>>)> = None;
     for contender in &contenders {
@@ -150,7 +145,7 @@ pub fn measure(
             operators,
             degraded: args.degraded,
             other_classes: &images.other_classes,
-            remarks: [&remarks[..], &learned[&contender.model]].concat(),
+            remarks: [&remarks[..], &of_models[&contender.model]].concat(),
             against,
         })?;
         of_first.get_or_insert((evaluation, reports));
