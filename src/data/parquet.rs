@@ -50,7 +50,7 @@ fn split_of(path: &Path) -> Option<&'static str> {
 /// The beginning of a shard's name, its number and the number of shards: `train-00000-of-00005.parquet`, or
 /// with a hash before the extension.
 fn numbered(file: &Path) -> Option<(&str, usize, usize)> {
-    let (before, after) = file.file_stem()?.to_str()?.split_once("-of-")?;
+    let (before, after) = file.file_stem()?.to_str()?.rsplit_once("-of-")?;
     let (beginning, number) = before.rsplit_once('-')?;
     let value = |digits: &str| if digits.len() <= 6 { digits.parse().ok() } else { None };
     Some((beginning, value(number)?, value(after.split('-').next()?)?))
@@ -487,6 +487,10 @@ mod tests {
         // All are there, but they are empty.
         let whole = error(&rest.each_ref().map(String::as_str));
         assert!(!whole.contains("lacks"), "{whole}");
+        assert_eq!(
+            numbered(Path::new("test-out-of-domain-00000-of-00002.parquet")),
+            Some(("test-out-of-domain", 0, 2))
+        );
         let twice = error(&["data/train-00001-of-00005.parquet"]);
         assert!(twice.contains("it has several files `train-00001-of-00005`"), "{twice}");
         let other = error(&["data/train-00000-of-00001.parquet"]);

@@ -8,6 +8,7 @@ use std::{
 use super::{Evaluation, ScoredSet};
 use crate::{
     error::Result,
+    method,
     report::{Report, ReportOptions},
 };
 
@@ -157,10 +158,9 @@ pub fn weakest<'a, C>(classes: impl IntoIterator<Item = (C, &'a ClassCounts)>) -
     tested.min_by(|(_, a, _), (_, b, _)| a.total_cmp(b))
 }
 
-/// Whether a score exceeds the threshold. NaN does, as in [`method::is_unknown`](crate::method::is_unknown).
+/// Whether an image [is unknown](method::is_unknown); without a threshold, none is.
 pub(crate) fn is_rejected(score: f64, threshold: Option<f64>) -> bool {
-    let is_accepted = threshold.is_none_or(|threshold| score <= threshold);
-    !is_accepted
+    threshold.is_some_and(|threshold| method::is_unknown(score, threshold))
 }
 
 #[cfg(test)]

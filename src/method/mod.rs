@@ -20,4 +20,5 @@ pub use loss::{Loss, Variant};
 pub use score::{Activations, FittedScore, FittedTerm, RejectionScore, Standardisation, Term};
 pub use threshold::{
     KEEP, check_enough, is_unknown, kept_at_least, needed, needed_to_choose, p_value, threshold,
+    usually_held_out,
 };

@@ -23,6 +23,13 @@ pub fn needed_to_choose() -> usize {
     3 * needed(KEEP)
 }
 
+/// The number of held-out images to which a training raises a smaller share, if they are few of all: 58. With
+/// [`needed_to_choose`] the threshold would be the largest of their scores.
+#[must_use]
+pub fn usually_held_out() -> usize {
+    needed_to_choose() + 1
+}
+
 /// The conformal threshold that keeps a new known image with a probability of at least `keep` (0 to below 1),
 /// given the scores of n known images in ascending order: the k-th, k = ⌈(n + 1) keep⌉. The promise holds for
 /// any network, if these images and the new one are exchangeable and had no part in its training or in the
@@ -107,7 +114,7 @@ pub fn p_value(ascending: &[f32], score: f32) -> f32 {
 
 /// Whether an image is unknown: its score is above the threshold, or either is NaN.
 #[must_use]
-pub fn is_unknown(score: f32, threshold: f32) -> bool {
+pub fn is_unknown<S: PartialOrd>(score: S, threshold: S) -> bool {
     let known = score <= threshold;
     !known
 }

@@ -327,9 +327,8 @@ impl Metrics {
     #[must_use]
     pub(crate) fn mean(sets: &[Self]) -> Self {
         let mut sums = sets.first().map_or_else(Self::default, |set| set.map(|_| 0.0));
-        for set in sets {
-            let mut values = set.named();
-            sums = sums.map(|sum| sum + values.next().map_or(0.0, |(_, value)| value));
+        for &set in sets {
+            sums = sums.zip(set).expect("all sets have an OSCR, or none").map(|(sum, value)| sum + value);
         }
         sums.map(|sum| sum / sets.len().max(1) as f64)
     }

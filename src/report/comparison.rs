@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::{Report, ReportOptions, Row, members, text};
 use crate::{
     error::{Error, Result},
+    method::is_unknown,
     metrics::{Draws, Interval, Metrics, Part, Placed, Resample, both},
     text::on_one_line,
 };
@@ -287,7 +288,7 @@ impl<'a> Side<'a> {
         }
         let placed = Placed::new(scores.known, scores.correct, &sets)?;
         let decided = scores.threshold.map(|threshold| {
-            let exceeds = |&score: &S| score.into() > threshold;
+            let exceeds = |&score: &S| is_unknown(score.into(), threshold);
             let kept = scores.known.iter().map(|score| !exceeds(score)).collect();
             let caught = sets.iter().map(|set| set.iter().map(exceeds).collect()).collect();
             Decided { threshold, kept, caught }

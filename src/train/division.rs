@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use crate::{
     data::{Copies, Dataset, leaving_classes, shuffled},
     error::{Error, Result},
-    method::{KEEP, needed, needed_to_choose},
+    method::{KEEP, needed, needed_to_choose, usually_held_out},
     run::{EXAMPLES, Recipe},
 };
 
@@ -77,7 +77,7 @@ impl HeldOutCounts {
         if count == 0 {
             return Ok(Self { choosing: 0, calibrating: 0 });
         }
-        if let Some(least) = [needed_to_choose() + 1, needed].into_iter().find(|least| 5 * least <= images) {
+        if let Some(least) = [usually_held_out(), needed].into_iter().find(|least| 5 * least <= images) {
             count = count.max(least);
         }
         if count < needed {

@@ -433,7 +433,8 @@ fn copies_and_training_images_are_left_out() {
     fs::rename(at.join("known"), at.join("moved")).unwrap();
     let output = toolkit(at, &args);
     assert!(stdout(&output).contains("chosen from 60 known images given"));
-    let said = "cannot leave out training images of the model: `known` not found\n";
+    let said =
+        "cannot leave out training images of the model: its training images, `known`, were not found\n";
     assert!(stderr(&output).contains(said), "{}", stderr(&output));
     // With a part held out as test images that is not that of the training, each of its images may be one.
     let divided =

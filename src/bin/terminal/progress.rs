@@ -43,6 +43,8 @@ pub struct Progress {
     /// The number of items in words.
     amount: fn(u64) -> String,
     label: String,
+    /// The number of finished items.
+    done: usize,
     last_line: Instant,
 }
 
@@ -70,11 +72,18 @@ impl Progress {
             bar.with_style(style).with_prefix(label.clone())
         });
         live_bar().clone_from(&bar);
-        Self { bar, total, amount, label, last_line: Instant::now() }
+        Self { bar, total, amount, label, done: 0, last_line: Instant::now() }
+    }
+
+    /// Shows that more items are finished, and a message.
+    #[allow(dead_code, reason = "the events of `toolkit-train` count from the start")]
+    pub fn advance(&mut self, more: usize, message: &str) {
+        self.update(self.done + more, message);
     }
 
     /// Shows the number of finished items and a message.
     pub fn update(&mut self, done: usize, message: &str) {
+        self.done = done;
         let done = done as u64;
         if let Some(bar) = &self.bar {
             bar.set_position(done);

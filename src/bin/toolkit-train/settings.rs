@@ -12,9 +12,9 @@ use std::{
 use anyhow::{Context, anyhow, bail};
 use cac::{
     arch::{Architecture, FAMILIES, Family},
-    data::{DataFolder, KnownData, Protocol, PublishedSet, Role, Split},
+    data::{DataFolder, KnownData, Protocol, PublishedSet, Role, Split, UnknownSet, exists},
     image::Input,
-    method::{AnchorKind, KEEP, Loss, Variant, needed, needed_to_choose},
+    method::{AnchorKind, KEEP, Loss, Variant, needed, usually_held_out},
     run::{Augment, BatchNorm, Device, FEW_IMAGES, Optimizer, Outliers, Recipe, Schedule, TrainingPrecision},
     text::{on_one_line, shown},
     train::{Backbone, MEMORY, TrainSettings, check_device},
@@ -99,7 +99,7 @@ pub struct Settings {
     #[arg(help_heading = DATA, long, value_name = "SHARE",
         help = by_recipe(&format!("Share of the known training images held out to choose the threshold, the score and the best \
         epoch, 0 to below 1; raised to {0} images, or to {1} if {0} are over a fifth of all; with 0 the last epoch counts as best",
-        needed_to_choose() + 1, needed(KEEP)), |recipe| recipe.held_out))]
+        usually_held_out(), needed(KEEP)), |recipe| recipe.held_out))]
     held_out: Option<f64>,
     /// Anchors for testing and export; by default class-means for paper without outliers, else fixed
     #[arg(help_heading = LOSS, long, value_parser = one_of(&AnchorKind::ALL))]
@@ -494,14 +494,13 @@ impl Settings {
         // Before weights are downloaded, which takes long.
         check_device(self.device)?;
         let is_local = |path: &Path| PublishedSet::meant_by(path).is_none();
-        let folders = unknown.iter().filter_map(|set| Some(Path::new(set.split_once('=')?.1)));
-        for folder in folders.filter(|folder| is_local(folder)) {
-            data.resolve(folder, &[Role::Unknown(Split::Test)])?;
-        }
-        if let Some(folder) =
-            self.outliers.as_ref().and_then(Outliers::folder).filter(|folder| is_local(folder))
-        {
-            data.resolve(folder, &[Role::Unknown(Split::Train)])?;
+        let folders = unknown.iter().filter_map(|set| Some(Path::new(UnknownSet::folder(set)?.1)));
+        for folder in folders.chain(self.outliers.as_ref().and_then(Outliers::folder)) {
+            if is_local(folder) && !exists(folder) {
+                // A name may be that of a published set, misspelt.
+                dataset(folder, &data, &[Role::Unknown(Split::Test)])?;
+                std::fs::metadata(folder).with_context(|| format!("cannot read `{}`", shown(folder)))?;
+            }
         }
         let is_published = !is_local(&known.path);
         let images = if is_published { None } else { Some(count_images(&known, &data)?) };

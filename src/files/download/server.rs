@@ -275,7 +275,8 @@ impl Incoming {
 
 /// Whether a URL is of this machine, for which a proxy is not asked.
 fn is_local(url: &str) -> bool {
-    let host = server_of(url).unwrap_or_default();
+    let url = without_user(url);
+    let host = server_of(&url).unwrap_or_default();
     ["localhost", "127.0.0.1", "[::1]"]
         .iter()
         .any(|local| host.strip_prefix(local).is_some_and(|port| port.is_empty() || port.starts_with(':')))
@@ -315,5 +316,17 @@ mod tests {
         ] {
             assert_eq!(without_user(url), shown);
         }
+    }
+
+    #[test]
+    fn this_machine_is_told_by_its_name() {
+        let urls = [
+            "http://localhost:80/a",
+            "http://user:pass@localhost:80/a",
+            "http://[::1]/a",
+            "http://localhost.example/a",
+            "http://example/localhost",
+        ];
+        assert_eq!(urls.map(is_local), [true, true, true, false, false]);
     }
 }

@@ -336,6 +336,12 @@ fn test_images_are_held_out_of_class_folders() {
     fs::rename(at.join("colours"), at.join("moved")).unwrap();
     let (_, text, _) = tested(&["--known", "moved"]);
     assert!(text.contains(said), "{text}");
+    let recalibrated = toolkit(at, &["recalibrate", "m.onnx", "r.onnx", "--known", "moved"]);
+    let text = stderr(&recalibrated);
+    assert!(
+        text.contains("left out training images of the model: 64\ntest images of the model: 16; "),
+        "{text}"
+    );
     fs::rename(at.join("moved"), at.join("colours")).unwrap();
 
     // Imported weights are calibrated on the remaining images.

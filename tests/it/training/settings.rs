@@ -239,6 +239,7 @@ fn invalid_settings_are_refused_before_anything_is_written() {
         (["--depth", "11"], "depth = 11"),
         (["--device", "cuda:99"], "device `cuda:99` is not available"),
         (["--unknown", "nothing"], "unknown set = `nothing`"),
+        (["--unknown=a=./typo", "--backbone=imagenet32"], "cannot read `./typo`"),
         (["--magnitude", "0"], "magnitude = 0"),
         (["--std", "1,0,1"], "std ="),
         (["--backbone", "none.safetensors"], "cannot read `none.safetensors`"),

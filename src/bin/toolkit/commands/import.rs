@@ -109,11 +109,7 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
             provider: args.provider,
         };
         let mut bar = Progress::new("calibrating".to_owned(), calibration.work());
-        let mut done = 0;
-        let correct = import::calibrate(&mut checkpoint, &calibration, |more| {
-            done += more;
-            bar.update(done, "images");
-        })?;
+        let correct = import::calibrate(&mut checkpoint, &calibration, |more| bar.advance(more, "images"))?;
         bar.finish();
         let (count, classes) = (known.len(), known.classes().len());
         say(format_args!("{:.2} % of {count} training images are classified correctly", 100.0 * correct));

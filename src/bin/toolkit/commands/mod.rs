@@ -9,6 +9,7 @@ pub mod inspect;
 pub mod metrics;
 pub mod providers;
 pub mod recalibrate;
+mod recorded;
 pub mod report;
 pub mod score;
 pub mod train;

@@ -4,7 +4,7 @@ use std::{io::Write, path::Path};
 
 use cac::{
     Error,
-    data::{DataFolder, Dataset, PublishedSet, Role, Split, exists, is_divided},
+    data::{DataFolder, Dataset, PublishedSet, Role, Split, is_divided},
     export::{self, RecalibrateOptions, Recalibrated},
     files::check_writable_folder,
     method::{check_enough, needed},
@@ -17,6 +17,7 @@ use super::{
     check_not_read, check_output,
     export::{check_is_model, print_published, publish},
     print_json, read_model,
+    recorded::{Found, Recorded, recorded},
 };
 use crate::{
     cli::RecalibrateArgs,
@@ -40,7 +41,7 @@ pub fn run(args: &RecalibrateArgs) -> anyhow::Result<()> {
     let images = open(&args.known, &folder, &manifest)?;
     say_left_out(images.left_out());
     check_not_read(&args.output, [&images])?;
-    let (images, training) = apart(images, &manifest, &data)?;
+    let (images, training) = apart(images, &folder, &manifest, &data)?;
     if images.is_empty() {
         let message = format!("no image in `{}` is left to choose the threshold from", shown(&folder));
         return Err(Advice::new(message, "give images that had no other use in the model").into());
@@ -60,10 +61,8 @@ pub fn run(args: &RecalibrateArgs) -> anyhow::Result<()> {
     check_enough(images.len(), options.share_to_keep(&manifest.decision))?;
     let options = RecalibrateOptions { alike: lookalikes(&images, training.as_ref()), ..options };
     let mut bar = Progress::new(format!("scoring `{}`", shown(&folder)), images.len());
-    let mut done = 0;
     let recalibrated = export::recalibrate(bytes, &origin, &images, options, &args.output, |more| {
-        done += more;
-        bar.update(done, "images");
+        bar.advance(more, "images");
     });
     bar.finish();
     let recalibrated = recalibrated?;
@@ -136,6 +135,7 @@ fn holds_folder(folder: &Path, name: &str) -> bool {
 /// were; and these. Says what it leaves out, how many are test images of the model, and what it cannot tell.
 fn apart(
     images: Dataset,
+    folder: &Path,
     manifest: &Manifest,
     data: &DataFolder,
 ) -> anyhow::Result<(Dataset, Option<Dataset>)> {
@@ -143,23 +143,35 @@ fn apart(
     if distinct.len() < images.len() {
         say(format_args!("left out copies of other images: {}", images.len() - distinct.len()));
     }
-    match recorded(manifest, data)? {
-        Ok(Recorded { training, what, test }) => {
-            let unseen = distinct.without(&training)?;
-            if unseen.len() < distinct.len() {
-                say(format_args!("left out {what}: {}", distinct.len() - unseen.len()));
-            }
-            let tested = test.map_or(Ok(0), |test| Ok::<_, Error>(test.copies_in([&unseen])?[0]))?;
-            if tested > 0 {
-                say(format_args!("test images of the model: {tested}; evaluate the new threshold on others"));
-            }
-            Ok((unseen, Some(training)))
+    let record = manifest.history.training.as_ref();
+    let lost = |why: String| say(format_args!("cannot leave out training images of the model: {why}"));
+    let Some((record, trained)) = record.and_then(|record| Some((record, record.known_data()?))) else {
+        lost("it does not record its training data".to_owned());
+        return Ok((distinct, None));
+    };
+    let (training, test, what) = match recorded(record, &trained, &manifest.decision.input, data, folder) {
+        Recorded::Lost(why) => {
+            lost(why);
+            return Ok((distinct, None));
         }
-        Err(reason) => {
-            say(format_args!("cannot leave out training images of the model: {reason}"));
-            Ok((distinct, None))
+        Recorded::Found(found) => {
+            let Found { training, test, .. } = *found;
+            (training, test, "training images of the model".to_owned())
         }
+        Recorded::Changed(all) => {
+            let path = shown(&trained.path);
+            (all, None, format!("images of `{path}`, which has changed since the training"))
+        }
+    };
+    let unseen = distinct.without(&training)?;
+    if unseen.len() < distinct.len() {
+        say(format_args!("left out {what}: {}", distinct.len() - unseen.len()));
     }
+    let tested = test.map_or(Ok(0), |test| Ok::<_, Error>(test.copies_in([&unseen])?[0]))?;
+    if tested > 0 {
+        say(format_args!("test images of the model: {tested}; evaluate the new threshold on others"));
+    }
+    Ok((unseen, Some(training)))
 }
 
 /// How many images look like others of them or like training images; `None`, with a message, if there are too many to
@@ -167,62 +179,12 @@ fn apart(
 fn lookalikes(images: &Dataset, training: Option<&Dataset>) -> Option<usize> {
     let all = images.len() + training.map_or(0, Dataset::len);
     let mut bar = Progress::new("comparing images".to_owned(), all);
-    let mut done = 0;
-    let alike = images.lookalikes(training, |more| {
-        done += more;
-        bar.update(done, "images");
-    });
+    let alike = images.lookalikes(training, |more| bar.advance(more, "images"));
     bar.finish();
     if alike.is_none() {
         say("too many images to find those that look alike");
     }
     alike
-}
-
-/// The images of a training that are still where they were.
-struct Recorded {
-    training: Dataset,
-    /// What the training images are, in words.
-    what: String,
-    test: Option<Dataset>,
-}
-
-/// The images of the training of a model, or why they are not known.
-fn recorded(manifest: &Manifest, data: &DataFolder) -> anyhow::Result<Result<Recorded, String>> {
-    let record = manifest.history.training.as_ref();
-    let Some((record, trained)) = record.and_then(|record| Some((record, record.known_data()?))) else {
-        return Ok(Err("the model does not record its training data".to_owned()));
-    };
-    let input = &manifest.decision.input;
-    let path = shown(&trained.path);
-    let Some(folder) = data.resolve(&trained.path, &[Role::Known(Split::Train)]).ok().filter(|at| exists(at))
-    else {
-        return Ok(Err(format!("`{path}` not found")));
-    };
-    let open = || -> cac::Result<Recorded> {
-        let what = "training images of the model".to_owned();
-        let trained = trained.at(&folder);
-        let Some(tested) = &record.test_names else {
-            let test = match trained.test(&[], input) {
-                Ok(test) => Some(test.known),
-                // They may be elsewhere.
-                Err(error) if error.is_of_missing_images() => None,
-                Err(error) => return Err(error),
-            };
-            return Ok(Recorded { training: trained.training(input)?, what, test });
-        };
-        let (training, test) = trained.both(&[], input)?;
-        if test.known.names_checksum() == *tested {
-            return Ok(Recorded { training, what, test: Some(test.known) });
-        }
-        // Any of its images may have been one.
-        let what = format!("images of `{path}`, which has changed since the training");
-        Ok(Recorded { training: Dataset::unknown(&folder, Split::Train, input)?, what, test: None })
-    };
-    match open() {
-        Err(error @ Error::Io { .. }) => Err(error.into()),
-        opened => Ok(opened.map_err(|error| error.to_string())),
-    }
 }
 
 /// Prints which operating points the new images are too few for: the output `unknown_at` loses their columns.

@@ -99,12 +99,8 @@ impl<'a> Contender<'a> {
             bail!("the anchors or the last layer of {name} do not have the form that this toolkit writes");
         };
         let mut bar = Progress::new("training images".to_owned(), images.len());
-        let mut done = 0;
         let options = EvaluateOptions { skip_broken, keep_features: true };
-        let outputs = eval::outputs(scorer, images, options, |more| {
-            done += more;
-            bar.update(done, "");
-        });
+        let outputs = eval::outputs(scorer, images, options, |more| bar.advance(more, ""));
         bar.finish();
         let DatasetOutputs { indices, features, .. } = outputs?;
         if indices.len() < images.len() {

@@ -1,6 +1,6 @@
 //! The images of an evaluation: as given, or as the model records.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::bail;
 use cac::{
@@ -15,7 +15,10 @@ use cac::{
 
 use crate::{
     cli::EvaluationArgs,
-    commands::is_same_place,
+    commands::{
+        is_same_place,
+        recorded::{Found, Recorded, recorded},
+    },
     terminal::{
         Advice,
         data::{TUTORIAL_KNOWN, TUTORIAL_UNKNOWN, dataset, unknown_datasets},
@@ -153,53 +156,30 @@ impl<'a> Source<'a> {
             return Ok(Vec::new());
         };
         let (data, input) = (args.data.folder(), &manifest.decision.input);
-        let place = |path: &Path, split| data.resolve(path, &[Role::Known(split)]).ok();
-        let recorded = place(&trained.path, Split::Train).filter(|folder| exists(folder));
-        let lost = || {
-            let (path, why) =
-                (shown(&trained.path), if recorded.is_some() { "cannot be read" } else { "were not found" });
-            vec![format!(
-                "cannot check whether {model} was trained on test images: its training images, `{path}`, {why}"
-            )]
-        };
-        let Some(share) = trained.held_out_test else {
-            let training = recorded.as_ref().and_then(|folder| trained.at(folder).training(input).ok());
-            return Ok(training.map_or(Ok(lost()), |training| shared(model, &training, images, ""))?);
-        };
-        // The images that were held out, by their names; earlier versions did not record them.
-        let tested = &record.test_names;
-        let is_apart = |test: &Dataset| tested.as_ref().is_none_or(|tested| *tested == test.names_checksum());
-        let advice = format!("; `--held-out-test {share}` leaves them out");
-        let here = place(&self.data.path, Split::Test);
-        let is_here = |folder: &PathBuf| here.as_ref().is_some_and(|here| is_same_place(here, folder));
-        let divided = |folder: &PathBuf| trained.at(folder).both(&[], input).ok();
-        let at_record = recorded.as_ref().and_then(divided);
-        if let Some((training, test)) = &at_record
-            && is_apart(&test.known)
-        {
-            let advice = if recorded.as_ref().is_some_and(is_here) { &advice } else { "" };
-            return Ok(shared(model, training, images, advice)?);
+        let here = data.resolve(&self.data.path, &[Role::Known(Split::Test)])?;
+        match recorded(record, &trained, input, &data, &here) {
+            Recorded::Lost(why) => {
+                Ok(vec![format!("cannot check whether {model} was trained on test images: {why}")])
+            }
+            Recorded::Found(found) => {
+                let Found { training, place, .. } = *found;
+                let advice = match trained.held_out_test.filter(|_| is_same_place(&place, &here)) {
+                    Some(share) => format!("; `--held-out-test {share}` leaves them out"),
+                    None => String::new(),
+                };
+                Ok(shared(model, &training, images, &advice)?)
+            }
+            Recorded::Changed(all) => {
+                let remark = || {
+                    format!(
+                        "`{}` has changed since the training; {model} may have been trained on some of its test images",
+                        shown(&trained.path)
+                    )
+                };
+                let is_among = all.copies_in([&images.known])? != [0];
+                Ok(is_among.then(remark).into_iter().collect())
+            }
         }
-        // The data may have been moved.
-        let moved = here
-            .as_ref()
-            .filter(|here| recorded.as_ref().is_none_or(|recorded| !is_same_place(here, recorded)));
-        if let Some((training, test)) = moved.and_then(divided)
-            && is_apart(&test.known)
-        {
-            return Ok(shared(model, &training, images, &advice)?);
-        }
-        // It has changed: which images are for tests may have changed, too.
-        let Some((training, test)) = at_record else { return Ok(lost()) };
-        let known = &images.known;
-        let is_among = training.copies_in([known])? != [0] || test.known.copies_in([known])? != [0];
-        let path = shown(&trained.path);
-        let remark = || {
-            format!(
-                "`{path}` has changed since the training; {model} may have been trained on some of its test images"
-            )
-        };
-        Ok(is_among.then(remark).into_iter().collect())
     }
 
     /// Training images of the known classes: those beside the test images, or else those that the model records.
