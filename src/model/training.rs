@@ -73,15 +73,15 @@ record! {
     test_every: usize,
     /// The number of known test images, if they were held out.
     test_images: usize,
-    /// The [checksum](crate::data::Dataset::names_checksum) of the names of the known test images, if they were held
-    /// out. `eval` notices by it that the data set is divided differently now. It is not shown.
-    test_names: String,
     /// The number of known test images that look almost like a training image, without its bytes.
     tests_alike: usize,
     /// The number of known test images with the bytes of a training image.
     tests_trained_on: usize,
     /// The number of libtorch's threads.
     threads: usize,
+    /// The [checksum](crate::data::Dataset::names_checksum) of the names of the known training images, held-out ones
+    /// included. By it, data is recognised that was moved, or has changed. It is not shown.
+    train_names: String,
     /// The unknown sets.
     unknown: Vec<String>,
     /// The classes of the data set that are unknown, without those of the protocol.
@@ -168,7 +168,7 @@ impl Training {
         };
         let data: Map<String, Value> = Self { recipe: Map::new(), ..self.clone() }.into();
         [&data, &self.recipe].map(|fields| {
-            let is_shown = |name: &str| !["ancestors", "test_names"].contains(&name);
+            let is_shown = |name: &str| !["ancestors", "train_names"].contains(&name);
             let shown = fields.iter().filter(|(name, value)| is_shown(name) && **value != json!([]));
             shown.map(text).collect::<Vec<_>>().join(", ")
         })
@@ -191,7 +191,7 @@ mod tests {
     fn what_cannot_be_parsed_is_kept() {
         let fields = json!({
             "known": "cats", "images": "many", "protocol": "of-2030/7", "seed": 3, "ancestors": [{ "known": "dogs" }],
-            "test_names": 7,
+            "train_names": 7,
         });
         let fields = fields.as_object().unwrap();
         let training = Training::from(fields.clone());

@@ -51,8 +51,8 @@ pub struct Batches<'a> {
     pub(super) contents: Contents,
     /// What the run trains on and is tested on, without what the backbone has seen.
     pub(super) started: Started,
-    /// The [names](Dataset::names_checksum) of the known test images, if these are held out.
-    pub(super) test_names: Option<String>,
+    /// The [names](Dataset::names_checksum) of the known training images, held-out and unreadable ones included.
+    pub(super) train_names: String,
 }
 
 /// The images of a step, known images first.
@@ -105,7 +105,7 @@ impl<'a> Batches<'a> {
         if let Some(reason) = sets.known.classes().iter().find_map(|name| fault_of_class(name)) {
             return Err(Error::Classes { path: settings.known.path.clone(), reason: reason.to_owned() });
         }
-        let test_names = settings.known.held_out_test.map(|_| sets.known_test.names_checksum());
+        let train_names = sets.known.names_checksum();
         // Reading all images may take hours.
         HeldOutCounts::of(&sets.known, settings.recipe.held_out, sets.known.len())?;
         sets.keep(settings.memory, &settings.recipe);
@@ -138,7 +138,7 @@ impl<'a> Batches<'a> {
                 .then(|| Fractals::for_images(settings.input.height, settings.input.width)),
             contents,
             started: Started::default(),
-            test_names,
+            train_names,
         };
         batches.started = batches.describe();
         Ok(Some(batches))

@@ -398,12 +398,12 @@ impl<'a> Learner<'a> {
 
     /// The record of the training after this many epochs.
     fn record(&self, epoch: usize) -> Training {
-        let Batches { known_test, contents, started, test_names, .. } = self.batches;
+        let Batches { known_test, contents, started, train_names, .. } = self.batches;
         let some = |count: usize| Some(count).filter(|&count| count > 0);
         let mut record = Training {
             images: Some(self.batches.images()),
-            test_images: test_names.as_ref().map(|_| known_test.len()),
-            test_names: test_names.clone(),
+            test_images: self.settings.known.held_out_test.map(|_| known_test.len()),
+            train_names: Some(train_names.clone()),
             held_out_alike: some(started.alike_held_out),
             tests_alike: some(started.alike_in_tests),
             tests_trained_on: some(started.repeated),

@@ -438,7 +438,7 @@ fn copies_and_training_images_are_left_out() {
     assert!(stderr(&output).contains(said), "{}", stderr(&output));
     // With a part held out as test images that is not that of the training, each of its images may be one.
     let divided =
-        serde_json::json!({ "known": "new", "held_out_test": 0.5, "test_names": "of other images" });
+        serde_json::json!({ "known": "new", "held_out_test": 0.5, "train_names": "of other images" });
     with_training(&at.join("model.onnx"), &divided);
     let output = toolkit(at, &args);
     assert_eq!(error(&output), "error: no image in `new` is left to choose the threshold from");

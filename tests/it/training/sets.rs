@@ -203,6 +203,15 @@ fn what_the_test_images_lack_is_said() {
     ] {
         assert!(stderr(&output).contains(said), "{}", stderr(&output));
     }
+    // So are its training images in another place, by their names.
+    fs::rename(at.join("colours"), at.join("moved")).unwrap();
+    let output = toolkit(at, &["eval", "model.onnx", "--known", "moved"]);
+    let said = "known test images that the model was trained or calibrated on: 1\n";
+    assert!(stderr(&output).contains(said), "{}", stderr(&output));
+    let lost = "cannot check whether the model was trained on test images: its training images, `colours`, were not found\n";
+    let output = toolkit(at, &["eval", "model.onnx", "--known", "moved/test"]);
+    assert!(stderr(&output).contains(lost), "{}", stderr(&output));
+    fs::rename(at.join("moved"), at.join("colours")).unwrap();
     let output = toolkit(at, &["eval", "model.onnx", "--known", "colours/train"]);
     let said = "known test images that the model was trained or calibrated on: 98\n";
     assert!(stderr(&output).contains(said), "{}", stderr(&output));

@@ -149,20 +149,21 @@ fn apart(
         lost("it does not record its training data".to_owned());
         return Ok((distinct, None));
     };
-    let (training, test, what) = match recorded(record, &trained, &manifest.decision.input, data, folder) {
-        Recorded::Lost(why) => {
-            lost(why);
-            return Ok((distinct, None));
-        }
-        Recorded::Found(found) => {
-            let Found { training, test, .. } = *found;
-            (training, test, "training images of the model".to_owned())
-        }
-        Recorded::Changed(all) => {
-            let path = shown(&trained.path);
-            (all, None, format!("images of `{path}`, which has changed since the training"))
-        }
-    };
+    let (training, test, is_whole, what) =
+        match recorded(record, &trained, &manifest.decision.input, data, folder) {
+            Recorded::Lost(why) => {
+                lost(why);
+                return Ok((distinct, None));
+            }
+            Recorded::Found(found) => {
+                let Found { training, test, .. } = *found;
+                (training, test, true, "training images of the model".to_owned())
+            }
+            Recorded::Changed(all) => {
+                let path = shown(&trained.path);
+                (all, None, false, format!("images of `{path}`, which has changed since the training"))
+            }
+        };
     let unseen = distinct.without(&training)?;
     if unseen.len() < distinct.len() {
         say(format_args!("left out {what}: {}", distinct.len() - unseen.len()));
@@ -171,7 +172,8 @@ fn apart(
     if tested > 0 {
         say(format_args!("test images of the model: {tested}; evaluate the new threshold on others"));
     }
-    Ok((unseen, Some(training)))
+    // Of changed data, training images may be gone.
+    Ok((unseen, is_whole.then_some(training)))
 }
 
 /// How many images look like others of them or like training images; `None`, with a message, if there are too many to

@@ -17,7 +17,7 @@ pub enum Recorded {
     Lost(String),
     /// They are there.
     Found(Box<Found>),
-    /// Their folder has changed, and with it which of its images are for tests: any may have been one to train on.
+    /// Their folder has changed, and perhaps which of its images are for tests: any may have been one to train on.
     Changed(Dataset),
 }
 
@@ -30,8 +30,8 @@ pub struct Found {
     pub place: PathBuf,
 }
 
-/// Looks for the images of a training where the record says and, if test images were held out of them, in another
-/// place, where they are recognised by the names of these.
+/// Looks for the images of a training where the record says and, if they are not there, in another place. They are
+/// recognised by their names, which earlier versions did not record.
 pub fn recorded(
     record: &Training,
     trained: &KnownData,
@@ -40,35 +40,27 @@ pub fn recorded(
     other: &Path,
 ) -> Recorded {
     let place = data.resolve(&trained.path, &[Role::Known(Split::Train)]).ok().filter(|place| exists(place));
+    let names = record.train_names.as_ref();
+    let is_same = |found: &Found| names.is_none_or(|names| *names == found.training.names_checksum());
     let at_record = place.as_deref().map(|place| open(trained, input, place));
-    let is_same = |found: &Found| match (trained.held_out_test, &record.test_names, &found.test) {
-        // Earlier versions did not record them.
-        (None, ..) | (_, None, _) => true,
-        (_, Some(names), test) => test.as_ref().is_some_and(|test| *names == test.names_checksum()),
-    };
     let changed = match at_record {
         Some(Ok(found)) if is_same(&found) => return Recorded::Found(Box::new(found)),
-        Some(found) => Some(found),
-        None => None,
+        changed => changed,
     };
     let is_elsewhere = place.as_ref().is_none_or(|place| !is_same_place(place, other));
-    if trained.held_out_test.is_some()
-        && record.test_names.is_some()
-        && is_elsewhere
+    if is_elsewhere
+        && names.is_some()
         && let Ok(found) = open(trained, input, other)
         && is_same(&found)
     {
         return Recorded::Found(Box::new(found));
     }
-    let path = shown(&trained.path);
-    let all = |place: &Path| Dataset::unknown(place, Split::Train, input);
+    let lost = |why: &str| Recorded::Lost(format!("its training images, `{}`, {why}", shown(&trained.path)));
     match changed {
-        None => Recorded::Lost(format!("its training images, `{path}`, were not found")),
-        Some(Err(error)) => Recorded::Lost(format!("its training images, `{path}`, cannot be read: {error}")),
-        Some(Ok(found)) => all(&found.place).map_or_else(
-            |error| Recorded::Lost(format!("its training images, `{path}`, cannot be read: {error}")),
-            Recorded::Changed,
-        ),
+        None => lost("were not found"),
+        Some(changed) => changed
+            .and_then(|found| Dataset::unknown(&found.place, Split::Train, input))
+            .map_or_else(|error| lost(&format!("cannot be read: {error}")), Recorded::Changed),
     }
 }
 
