@@ -117,9 +117,8 @@ impl<'a> Source<'a> {
         })
     }
 
-    /// What role a model gave to test images, each in words: those that it was trained on, as far as its training
-    /// images are where they were; those that look like them, if the test images are those of the training; and those
-    /// that its threshold was chosen from.
+    /// What role a model gave to test images, each in words: those that it was trained on, or look like these, as far as
+    /// its training images are there, and those that its threshold was chosen from.
     pub fn remarks_on_model(
         &self,
         args: &EvaluationArgs,
@@ -128,22 +127,16 @@ impl<'a> Source<'a> {
         images: &TestImages,
     ) -> anyhow::Result<Vec<String>> {
         let mut remarks = self.trained_on(args, model, manifest, images)?;
-        if let Some(record) = &manifest.history.training {
-            let data = args.data.folder();
-            let place = |path: &Path| data.resolve(path, &[Role::Known(Split::Test)]).ok();
-            let trained = record.known_data().and_then(|trained| place(&trained.path));
-            let is_of_training =
-                place(&self.data.path).zip(trained).is_some_and(|(a, b)| is_same_place(&a, &b));
-            remarks.extend(record.caution_of_tests().filter(|_| is_of_training));
-            if record.has_unknown_seen(&images.other_classes) {
-                remarks.push(format!("the backbone of {model} was trained on some of the unknown classes"));
-            }
+        let record = manifest.history.training.as_ref();
+        if record.is_some_and(|record| record.has_unknown_seen(&images.other_classes)) {
+            remarks.push(format!("the backbone of {model} was trained on some of the unknown classes"));
         }
         remarks.extend(chose_threshold(model, manifest, images)?);
         Ok(remarks)
     }
 
-    /// Which test images a model was trained on, each in words, as far as its training images are where they were.
+    /// Which test images a model was trained on, or look like training images, each in words, as far as its training
+    /// images are there.
     fn trained_on(
         &self,
         args: &EvaluationArgs,
@@ -163,11 +156,14 @@ impl<'a> Source<'a> {
             }
             Recorded::Found(found) => {
                 let Found { training, place, .. } = *found;
-                let advice = match trained.held_out_test.filter(|_| is_same_place(&place, &here)) {
+                let is_tested = is_same_place(&place, &here);
+                let advice = match trained.held_out_test.filter(|_| is_tested) {
                     Some(share) => format!("; `--held-out-test {share}` leaves them out"),
                     None => String::new(),
                 };
-                Ok(shared(model, &training, images, &advice)?)
+                let mut remarks = shared(model, &training, images, &advice)?;
+                remarks.extend(record.caution_of_tests().filter(|_| is_tested));
+                Ok(remarks)
             }
             Recorded::Changed(all) => {
                 let remark = || {
