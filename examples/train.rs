@@ -13,6 +13,7 @@ use std::{
 
 use cac::{
     arch::Architecture,
+    data::UnknownSource,
     export::{ExportOptions, export},
     run::{Checkpoint, CheckpointKind, Event, RUNS, RunFolder},
     train::{Outcome, TrainSettings, train},
@@ -33,9 +34,8 @@ fn run() -> Result<(), Box<dyn Error>> {
     let [known, unknown, model] = &args[..] else {
         return Err("usage: train KNOWN UNKNOWN MODEL.onnx".into());
     };
-    let unknown = unknown.to_str().ok_or("the folder of unknown images must be UTF-8")?;
     let mut settings = TrainSettings::new(known, Architecture::new("cifar-net", &[("channels", 32.0)])?);
-    settings.unknown.push(format!("unknown={unknown}"));
+    settings.unknown.push(UnknownSource::Images { name: "unknown".to_owned(), path: unknown.clone() });
 
     let run = RunFolder::create_next(Path::new(RUNS))?;
     // A program with a user sets it, for example on Ctrl-C.

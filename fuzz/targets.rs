@@ -5,7 +5,7 @@ use std::{io::Write, path::Path};
 use cac::{
     Provider, Result, Scorer,
     arch::Architecture,
-    data::{DataFolder, Dataset, Noise, Protocol, Role, Split},
+    data::{DataFolder, Dataset, Protocol, Role, Split, UnknownSource},
     drift::{Monitor, StateFile, StreamOrigin},
     eval::score_file,
     files::archive,
@@ -223,16 +223,14 @@ fn names(bytes: &[u8]) -> bool {
     let text = &*String::from_utf8_lossy(bytes);
     let _ = Outliers::from(text);
     let data = DataFolder::new(Some(Path::new("/no/such/folder")));
-    let _ = (
-        data.resolve(Path::new(text), &[Role::Known(Split::Test)]),
-        data.resolve_unknown(&[text.to_owned()]),
-    );
+    let _ = data.resolve(Path::new(text), &[Role::Known(Split::Test)]);
+    let unknown = text.parse::<UnknownSource>().map(|source| data.resolve_unknown(&[source]));
     text.parse::<Device>().is_ok()
         | text.parse::<Group>().is_ok()
-        | text.parse::<Noise>().is_ok()
         | text.parse::<Protocol>().is_ok()
         | text.parse::<Provider>().is_ok()
         | text.parse::<RejectionScore>().is_ok()
+        | unknown.is_ok()
 }
 
 /// Scores and their metrics.

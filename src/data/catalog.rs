@@ -13,14 +13,13 @@ pub use self::table::SETS;
 #[cfg(feature = "train")]
 use super::{KnownData, cifar, tiny_imagenet};
 use super::{
-    Split,
+    Split, UnknownSource,
     folder::{images_below, is_hidden},
 };
 use crate::{
     error::{Error, Result},
     files::cache,
     image::has_extension,
-    text::shown,
 };
 
 /// The environment variable with the folder of the data sets.
@@ -150,13 +149,6 @@ impl PublishedSet {
                 None
             }
         })
-    }
-
-    /// The names of the row and of the published data set, if an unknown set is given as `NAME=SET` or `SET`.
-    #[must_use]
-    pub fn unknown_in(text: &str) -> Option<(&str, &str)> {
-        let (name, set) = text.split_once('=').unwrap_or((text, text));
-        Self::meant_by(Path::new(set)).map(|_| (name, set))
     }
 
     /// The file of the part that a user names, followed by the strength in the array reader's syntax; `None`
@@ -350,21 +342,17 @@ impl DataFolder {
         Ok(part.map_or_else(|| folder.clone(), |part| folder.join(part)))
     }
 
-    /// Unknown sets as [`UnknownSet::open`](super::UnknownSet::open) parses them: `SET` and `NAME=SET`, with
-    /// the name of a published data set, become `SET=FOLDER` and `NAME=FOLDER`. Nothing is downloaded.
+    /// The same unknown sets with the [folders](Self::resolve) of the published ones among them. Nothing is
+    /// downloaded.
     ///
     /// # Errors
-    /// Those of [`resolve`](Self::resolve), and [`Error::Setting`] if a path is not UTF-8.
-    pub fn resolve_unknown(&self, texts: &[String]) -> Result<Vec<String>> {
-        let resolve = |text: &String| {
-            let Some((name, set)) = PublishedSet::unknown_in(text) else { return Ok(text.clone()) };
-            let path = self.resolve(Path::new(set), &[Role::Unknown(Split::Test)])?;
-            match path.to_str() {
-                Some(path) => Ok(format!("{name}={path}")),
-                None => Err(Error::setting("path", shown(&path), "must be UTF-8")),
-            }
+    /// Those of [`resolve`](Self::resolve).
+    pub fn resolve_unknown(&self, sources: &[UnknownSource]) -> Result<Vec<UnknownSource>> {
+        let resolve = |source: &UnknownSource| match source.path() {
+            Some(path) => Ok(source.at(&self.resolve(path, &[Role::Unknown(Split::Test)])?)),
+            None => Ok(source.clone()),
         };
-        texts.iter().map(resolve).collect()
+        sources.iter().map(resolve).collect()
     }
 }
 
@@ -539,17 +527,19 @@ mod tests {
     fn unknown_sets_become_named_folders() {
         let folder = tempfile::tempdir().unwrap();
         let data = DataFolder::new(Some(folder.path()));
-        let resolve = |texts: &[&str]| {
-            data.resolve_unknown(&texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>())
+        let sources = |texts: &[&str]| -> Vec<UnknownSource> {
+            texts.iter().map(|text| text.parse().unwrap()).collect()
         };
-        let others = ["gaussian-noise:5", "a=b", "a=./textures", "texture", "textures/", ""];
-        assert_eq!(resolve(&others).unwrap(), others);
+        let resolve = |texts: &[&str]| data.resolve_unknown(&sources(texts));
+        let others = ["gaussian-noise:5", "a=b", "a=./textures", "a=texture", "a=textures/"];
+        assert_eq!(resolve(&others).unwrap(), sources(&others));
         for text in ["textures", "a=textures"] {
             assert!(matches!(resolve(&[text]), Err(Error::NotFetched { name: "textures", .. })), "{text}");
         }
         make(folder.path(), &PublishedSet::named("textures").unwrap().layouts[0]);
         let images = folder.path().join("dtd/images");
-        let expected = ["textures", "a"].map(|name| format!("{name}={}", images.display()));
+        let expected = ["textures", "a"]
+            .map(|name| UnknownSource::Images { name: name.to_owned(), path: images.clone() });
         assert_eq!(resolve(&["textures", "a=textures"]).unwrap(), expected);
     }
 

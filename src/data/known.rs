@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Dataset, Degradation, OTHER_CLASSES, Protocol, Split, UnknownSet};
+use super::{Dataset, Degradation, OTHER_CLASSES, Protocol, Split, UnknownSet, UnknownSource};
 use crate::{
     error::{Error, Result},
     image::Input,
@@ -137,7 +137,7 @@ impl KnownData {
     /// Those of [`training`](Self::training) and [`UnknownSet::open_all`]; [`Error::Dataset`] if the known or
     /// the unknown classes have no test images; [`Error::Setting`] if an unknown set has known images, including
     /// those to train on, or images of the unknown classes.
-    pub fn test(&self, unknown: &[String], input: &Input) -> Result<TestImages> {
+    pub fn test(&self, unknown: &[UnknownSource], input: &Input) -> Result<TestImages> {
         let images = match self.held_out_test {
             Some(share) => self.divided(share, input)?.1,
             None => self.split(Split::Test, input)?,
@@ -162,7 +162,7 @@ impl KnownData {
     ///
     /// # Errors
     /// Those of the two.
-    pub fn both(&self, unknown: &[String], input: &Input) -> Result<(Dataset, TestImages)> {
+    pub fn both(&self, unknown: &[UnknownSource], input: &Input) -> Result<(Dataset, TestImages)> {
         let (training, test) = match self.held_out_test {
             Some(share) => self.divided(share, input)?,
             None => (self.split(Split::Train, input)?, self.split(Split::Test, input)?),
@@ -250,7 +250,7 @@ impl KnownData {
         Err(Error::setting("unknown class", given, reason))
     }
 
-    fn with_unknown(&self, images: ByClass, texts: &[String], input: &Input) -> Result<TestImages> {
+    fn with_unknown(&self, images: ByClass, unknown: &[UnknownSource], input: &Input) -> Result<TestImages> {
         let ByClass { known, other_classes, others } = images;
         for (images, which) in [(Some(&known), "known"), (others.as_ref(), "unknown")] {
             if images.is_some_and(Dataset::is_empty) {
@@ -258,7 +258,7 @@ impl KnownData {
                 return Err(Error::Dataset { path: self.path.clone(), reason });
             }
         }
-        let sets = UnknownSet::open_all(texts, input)?;
+        let sets = UnknownSet::open_all(unknown, input)?;
         for set in &sets {
             [&known].into_iter().chain(&others).try_for_each(|images| set.check_apart_from(images))?;
         }
@@ -315,7 +315,8 @@ mod tests {
         assert!(others.images.name(1).ends_with("test/bees/1.bmp"), "{}", others.images.name(1));
         assert_eq!(data.training(&input()).unwrap().len(), 8);
         for (class, what) in [("bees", "holds images of `other-classes`"), ("ants", "holds known images")] {
-            let set = format!("x={}", folder.path().join("test").join(class).display());
+            let path = folder.path().join("test").join(class);
+            let set = UnknownSource::Images { name: "x".to_owned(), path };
             let error = data.test(&[set], &input()).unwrap_err().to_string();
             assert!(error.ends_with(what), "{error}");
         }

@@ -63,7 +63,7 @@ pub use noise::Noise;
 pub use pixels::Readable;
 pub use protocol::Protocol;
 pub use stand_ins::StandIn;
-pub use unknown::UnknownSet;
+pub use unknown::{UnknownSet, UnknownSource};
 
 /// The label of images that belong to no known class.
 pub const UNKNOWN: i64 = -1;

@@ -51,7 +51,7 @@ pub(super) fn choose(
     for other in &of_features {
         for one in &of_classes {
             let auroc = auroc(one, other)?;
-            let score = RejectionScore::Sum(one.term.term(), other.term.term());
+            let score = RejectionScore::sum(one.term.term(), other.term.term());
             let mean = mean(&auroc);
             found.push((Candidate { score, mean, auroc }, [one, other]));
         }

@@ -16,7 +16,7 @@ pub enum RejectionScore {
     /// One score as it is.
     Single(Term),
     /// The sum of two scores, each minus its mean and divided by its standard deviation over known images
-    /// that it was not fitted to: held-out ones at an export.
+    /// that it was not fitted to: held-out ones at an export. [`sum`](Self::sum) makes one.
     Sum(Term, Term),
 }
 
@@ -83,20 +83,14 @@ impl fmt::Display for RejectionScore {
 impl FromStr for RejectionScore {
     type Err = Error;
 
-    /// Parses what `Display` writes. A sum has one order, whichever was written: that of its names.
+    /// Parses what `Display` writes, and the sum of two terms in either [order](Self::sum).
     fn from_str(text: &str) -> Result<Self> {
         let score = match text.split_once('+') {
             None => Term::named(text).map(Self::Single),
             Some((one, other)) => Term::named(one)
                 .zip(Term::named(other))
                 .filter(|(one, other)| one != other)
-                .map(|(one, other)| {
-                    if one.to_string() < other.to_string() {
-                        Self::Sum(one, other)
-                    } else {
-                        Self::Sum(other, one)
-                    }
-                }),
+                .map(|(one, other)| Self::sum(one, other)),
         };
         let reason = || {
             format!(
@@ -123,6 +117,12 @@ impl From<RejectionScore> for String {
 }
 
 impl RejectionScore {
+    /// The sum of two different terms. They are in the order of their names, so equal sums are the same score.
+    #[must_use]
+    pub fn sum(one: Term, other: Term) -> Self {
+        if one.to_string() <= other.to_string() { Self::Sum(one, other) } else { Self::Sum(other, one) }
+    }
+
     /// The names of single scores that [`FromStr`] accepts, for messages and help texts.
     #[must_use]
     pub fn names() -> String {
@@ -269,7 +269,7 @@ impl FittedScore {
     pub fn score(&self) -> RejectionScore {
         match self {
             Self::Single(term) => RejectionScore::Single(term.term()),
-            Self::Sum([(one, _), (other, _)]) => RejectionScore::Sum(one.term(), other.term()),
+            Self::Sum([(one, _), (other, _)]) => RejectionScore::sum(one.term(), other.term()),
         }
     }
 

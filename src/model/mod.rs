@@ -194,7 +194,7 @@ impl Manifest {
     }
 
     /// The share of new known images that a threshold for the share `keep` keeps at least, with a confidence of
-    /// 95 %; `None` without a guarantee. `doubt` is the provider's reason for none,
+    /// 95 %; `None` without a guarantee. `doubt` is a further reason for none, that of a provider:
     /// `Provider::doubt_of_held_out`.
     #[must_use]
     pub fn kept_at_least(&self, keep: f64, doubt: Option<&str>) -> Option<f64> {

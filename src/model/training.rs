@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
 use super::history::{tests_alike_in_words, understood};
-use crate::data::{KnownData, Protocol};
+use crate::data::{KnownData, Protocol, UnknownSource};
 
 /// Defines the record: a struct of optional fields, and how it is read from and written to JSON.
 macro_rules! record {
@@ -83,7 +83,7 @@ record! {
     /// included. By it, data is recognised that was moved, or has changed. It is not shown.
     train_names: String,
     /// The unknown sets.
-    unknown: Vec<String>,
+    unknown: Vec<UnknownSource>,
     /// The classes of the data set that are unknown, without those of the protocol.
     unknown_classes: Vec<String>,
     /// Whether the backbone had learned classes that are unknown here.

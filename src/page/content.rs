@@ -88,12 +88,10 @@ pub struct Provenance {
 impl Provenance {
     /// Why the held-out scores may differ from those of new known images on this provider, if so.
     pub(super) fn doubt_of_held_out(&self) -> Option<&'static str> {
-        self.manifest.doubt_of_held_out().or(self.doubt())
-    }
-
-    /// Why the provider voids the guarantee, if it does.
-    fn doubt(&self) -> Option<&'static str> {
-        self.provider?.doubt_of_held_out(&self.manifest)
+        match self.provider {
+            Some(provider) => provider.doubt_of_held_out(&self.manifest),
+            None => self.manifest.doubt_of_held_out(),
+        }
     }
 }
 
@@ -270,13 +268,13 @@ impl Subject {
     /// [`Manifest::kept_at_least`] for its scores.
     pub(super) fn kept_at_least(&self, keep: f64) -> Option<f64> {
         let origin = self.origin.as_ref()?;
-        origin.manifest.kept_at_least(keep, origin.doubt())
+        origin.manifest.kept_at_least(keep, origin.doubt_of_held_out())
     }
 
     /// [`Manifest::promise`] for its scores.
     pub(super) fn promise(&self, keep: f64) -> Option<String> {
         let origin = self.origin.as_ref()?;
-        origin.manifest.promise(keep, origin.doubt())
+        origin.manifest.promise(keep, origin.doubt_of_held_out())
     }
 
     /// The name of a class.

@@ -183,8 +183,7 @@ impl Scorer {
     /// if so.
     #[must_use]
     pub fn doubt_of_held_out(&self) -> Option<&'static str> {
-        let manifest = self.manifest();
-        manifest.doubt_of_held_out().or_else(|| self.provider.doubt_of_held_out(manifest))
+        self.provider.doubt_of_held_out(self.manifest())
     }
 
     /// The share of known images that the current threshold was chosen to keep, 0 to below 1; `None` if it

@@ -67,11 +67,16 @@ impl Provider {
         }
     }
 
-    /// Why the scores on this provider differ from the held-out ones in the file by more than rounding, if they
-    /// do: then neither the threshold nor [`drift`](crate::drift) has a guarantee. Doubts that hold on every
-    /// provider are those of [`Manifest::doubt_of_held_out`].
+    /// Why the held-out scores in the file may differ from those of new known images on this provider, if so: then
+    /// neither the threshold nor [`drift`](crate::drift) has a guarantee. It is a reason that holds on every provider,
+    /// [`Manifest::doubt_of_held_out`], or that scores on this one differ by more than rounding.
     #[must_use]
     pub fn doubt_of_held_out(self, manifest: &Manifest) -> Option<&'static str> {
+        manifest.doubt_of_held_out().or_else(|| self.doubt_of_rounding(manifest))
+    }
+
+    /// Why the scores on this provider differ from the held-out ones in the file by more than rounding, if they do.
+    fn doubt_of_rounding(self, manifest: &Manifest) -> Option<&'static str> {
         let Some(recalibration) = &manifest.history.recalibration else {
             let doubt = "the held-out scores are those of the network in float32, not in bfloat16";
             return (self == Self::OpenVinoBf16).then_some(doubt);

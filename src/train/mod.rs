@@ -31,7 +31,7 @@ use tch::TchError;
 pub use crate::run::Event;
 use crate::{
     arch::Architecture,
-    data::{DataFolder, KnownData},
+    data::{DataFolder, KnownData, UnknownSource},
     error::{Error, Result},
     image::{Input, SIZES},
     method::{AnchorKind, LogitScore, Loss, Variant},
@@ -54,9 +54,8 @@ pub struct TrainSettings {
     /// The folder of the published data sets.
     #[serde(default)]
     pub data: DataFolder,
-    /// The unknown test sets, in the form that [`DataFolder::resolve_unknown`] and then
-    /// [`UnknownSet::open`](crate::data::UnknownSet::open) parse.
-    pub unknown: Vec<String>,
+    /// The unknown test sets.
+    pub unknown: Vec<UnknownSource>,
     /// The starting weights; `None` for random ones.
     pub backbone: Option<Backbone>,
     /// The network.

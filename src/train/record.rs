@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::TrainSettings;
 use crate::{
-    data::{KnownData, PublishedSet, UnknownSet},
+    data::{KnownData, PublishedSet},
     model::Training,
     run::Outliers,
     weights::PublishedWeights,
@@ -19,9 +19,9 @@ impl TrainSettings {
     /// recorded by name, by path if it stays below the current folder, else by the path's last component: a
     /// record reveals no folder of this machine or user.
     pub(super) fn record(&self) -> Training {
-        let unknown = self.unknown.iter().map(|text| match UnknownSet::folder(text) {
-            Some((name, folder)) => format!("{name}={}", portable(Path::new(folder))),
-            None => text.clone(),
+        let unknown = self.unknown.iter().map(|source| match source.path() {
+            Some(path) => source.at(Path::new(&portable(path))),
+            None => source.clone(),
         });
         let mut recipe = self.recipe.clone();
         if let Some(folder) = recipe.outliers.folder() {
@@ -267,7 +267,7 @@ mod tests {
         let settings = TrainSettings {
             known: KnownData { held_out_test: Some(0.25), ..KnownData::new("/home/bob/cats") },
             unknown: ["dogs=/home/bob/dogs", "gaussian-noise:5", "textures", "a=textures", "b=/bob/textures"]
-                .map(str::to_owned)
+                .map(|text| text.parse().unwrap())
                 .to_vec(),
             data: DataFolder::new(Some(Path::new("/home/bob/data"))),
             backbone: Some(Backbone { name: "/home/bob/w.pt".to_owned(), file: "/home/bob/w.pt".into() }),

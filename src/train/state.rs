@@ -144,7 +144,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let run = RunFolder::new(folder.path());
         let settings = TrainSettings {
-            unknown: vec!["others=birds".to_owned()],
+            unknown: vec!["others=birds".parse().unwrap()],
             ..TrainSettings::new("animals", FAMILIES[0].default_member())
         };
         let state =

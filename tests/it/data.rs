@@ -119,12 +119,17 @@ fn unrecognised_data_names_are_errors() {
     assert!(message.contains("emnist-letters-test-images-idx3-ubyte` is not a usable data set"), "{message}");
     copies(&at.join("sets"));
     let data = ["eval", "--data", "sets", "--known", "cifar10", "--unknown"];
-    let output = toolkit(at, &[&data[..], &["texture"]].concat());
-    assert!(error(&output).contains("unknown set = `texture`: must be NAME=DIR"), "{}", stderr(&output));
-    assert!(stderr(&output).contains("hint: `toolkit data list` lists "), "{}", stderr(&output));
     // An empty path is not the current folder.
-    let output = toolkit(at, &[&data[..], &["texture="]].concat());
-    assert!(error(&output).contains("unknown set = `texture=`: must be NAME=DIR"), "{}", stderr(&output));
+    for text in ["texture", "texture="] {
+        let output = toolkit(at, &[&data[..], &[text]].concat());
+        let message = stderr(&output);
+        let start =
+            format!("error: invalid value '{text}' for '--unknown <NAME=DIR|NAME>': must be NAME=DIR, ");
+        assert!(output.status.code() == Some(2) && message.starts_with(&start), "{message}");
+        assert!(message.contains("; `toolkit data list` lists the published data sets\n"), "{message}");
+    }
+    let message = error(&toolkit(at, &[&data[..], &["a=texture"]].concat()));
+    assert!(message.starts_with("error: `texture` is neither a path nor one of the published"), "{message}");
     assert_eq!(toolkit(at, &["data", "fetch", "cifar-10"]).status.code(), Some(2));
 }
 

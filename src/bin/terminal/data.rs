@@ -5,15 +5,19 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::bail;
 use cac::{
     Error,
-    data::{DataFolder, FetchEvent, PublishedSet, Role, SETS, Split, exists},
+    data::{DataFolder, FetchEvent, PublishedSet, Role, SETS, Split, UnknownSource, exists},
     text::shown,
 };
 
 use super::{Progress, quoted, say};
 
-/// The data of pytorch-ood's CAC tutorial, used if the user names none.
+/// The known data of pytorch-ood's CAC tutorial, used if the user names none.
 pub const TUTORIAL_KNOWN: &str = "cifar10";
-pub const TUTORIAL_UNKNOWN: &str = "textures";
+
+/// The unknown set of that tutorial.
+pub fn tutorial_unknown() -> UnknownSource {
+    "textures".parse().expect("the name of a published data set")
+}
 
 /// The names of all published data sets.
 pub fn set_names() -> String {
@@ -54,12 +58,12 @@ pub fn fetch_command(set: &str, folder: &Path) -> String {
     format!("`toolkit data fetch {set}{flag}`")
 }
 
-/// Unknown sets with the paths of the published data sets among them, which are downloaded.
-pub fn unknown_datasets(texts: &[String], data: &DataFolder) -> anyhow::Result<Vec<String>> {
-    for (_, set) in texts.iter().filter_map(|text| PublishedSet::unknown_in(text)) {
-        dataset(Path::new(set), data, &[Role::Unknown(Split::Test)])?;
+/// Unknown sets with the folders of the published ones among them, which are downloaded.
+pub fn unknown_datasets(sources: &[UnknownSource], data: &DataFolder) -> anyhow::Result<Vec<UnknownSource>> {
+    for path in sources.iter().filter_map(UnknownSource::path) {
+        dataset(path, data, &[Role::Unknown(Split::Test)])?;
     }
-    Ok(data.resolve_unknown(texts)?)
+    Ok(data.resolve_unknown(sources)?)
 }
 
 /// Downloads what some roles of a published data set need, unless it is there.

@@ -1,6 +1,6 @@
 //! Hints: what a user can do about an error of the library.
 
-use std::{io::ErrorKind, path::Path};
+use std::io::ErrorKind;
 
 use cac::{
     Error,
@@ -218,13 +218,6 @@ pub fn of(error: &Error) -> Option<String> {
                  is not a sum",
                 needed_to_choose()
             ));
-        }
-        Error::Setting { name: "unknown set", value, .. } if Path::new(value.trim_matches('`')).is_dir() => {
-            let folder = value.trim_matches('`');
-            return Some(format!("give the folder a name: --unknown NAME={}", quoted(Path::new(folder))));
-        }
-        Error::Setting { name: "unknown set", value, .. } if !value.contains('=') => {
-            "`toolkit data list` lists the published data sets"
         }
         Error::Setting { name: "file precision", value, .. } if value == "int8" => {
             "give known images with --calibrate"

@@ -15,7 +15,7 @@ use cac::{
     image::EXTENSIONS,
     text::{first_few, on_one_line, shown},
 };
-pub use parsers::{InputArgs, by_variant, name_of, one_of, setting};
+pub use parsers::{InputArgs, by_variant, name_of, one_of, setting, unknown_source};
 pub use progress::{Progress, say};
 pub use standard_output::{stdout, stdout_is_closed};
 pub use weights::{SOME_WEIGHTS, StartingWeights};

@@ -1,9 +1,10 @@
 //! Parsers of flag values.
 
-use std::str::FromStr;
+use std::{path::Path, str::FromStr};
 
 use cac::{
     Error,
+    data::UnknownSource,
     image::{Filter, Fit, Input, Resize},
     method::{Loss, Variant},
 };
@@ -13,6 +14,8 @@ use clap::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
+
+use super::quoted;
 
 /// Parses one of several values, by the names that serde gives them.
 pub fn one_of<T>(values: &[T]) -> impl TypedValueParser<Value = T> + use<T>
@@ -35,6 +38,17 @@ pub fn setting<T: FromStr<Err = Error>>(text: &str) -> Result<T, String> {
     text.parse().map_err(|error| match error {
         Error::Setting { reason, .. } => reason,
         other => other.to_string(),
+    })
+}
+
+/// Parses unknown images.
+pub fn unknown_source(text: &str) -> Result<UnknownSource, String> {
+    setting(text).map_err(|reason| {
+        if Path::new(text).is_dir() {
+            format!("give the folder a name: NAME={}", quoted(Path::new(text)))
+        } else {
+            format!("{reason}; `toolkit data list` lists the published data sets")
+        }
     })
 }
 

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, anyhow, bail};
 use cac::{
     arch::{Architecture, FAMILIES, Family},
-    data::{DataFolder, KnownData, Protocol, PublishedSet, Role, Split, UnknownSet, exists},
+    data::{DataFolder, KnownData, Protocol, PublishedSet, Role, Split, UnknownSource, exists},
     image::Input,
     method::{AnchorKind, KEEP, Loss, Variant, needed, usually_held_out},
     run::{Augment, BatchNorm, Device, FEW_IMAGES, Optimizer, Outliers, Recipe, Schedule, TrainingPrecision},
@@ -27,8 +27,8 @@ use toml::Table;
 
 use crate::terminal::{
     Advice, InputArgs, SOME_WEIGHTS, StartingWeights, by_variant,
-    data::{TUTORIAL_KNOWN, TUTORIAL_UNKNOWN, dataset, set_names, unknown_datasets},
-    name_of, one_of, say, setting,
+    data::{TUTORIAL_KNOWN, dataset, set_names, tutorial_unknown, unknown_datasets},
+    name_of, one_of, say, setting, unknown_source,
 };
 
 /// The headings of the flags in `--help`.
@@ -54,9 +54,9 @@ pub struct Settings {
     held_out_test: Option<f64>,
     /// Unknown test images: NAME=DIR, the name of a published data set, gaussian-noise[:COUNT] or
     /// uniform-noise[:COUNT]; repeatable. By default textures, if --known is not given either
-    #[arg(help_heading = DATA, long, value_name = "NAME=DIR|NAME")]
+    #[arg(help_heading = DATA, long, value_name = "NAME=DIR|NAME", value_parser = unknown_source)]
     #[serde(default)]
-    unknown: Vec<String>,
+    unknown: Vec<UnknownSource>,
     /// Folder of the published data sets; by default that in CAC_DATA, else ~/.cache/cac-toolkit/data
     #[arg(help_heading = DATA, long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -486,7 +486,7 @@ impl Settings {
         }
         .with_unknown_classes(&self.unknown_class);
         let unknown = match &self.unknown[..] {
-            [] if is_tutorial => vec![TUTORIAL_UNKNOWN.to_owned()],
+            [] if is_tutorial => vec![tutorial_unknown()],
             given => given.to_vec(),
         };
         let data = DataFolder::new(self.data.as_deref());
@@ -494,7 +494,7 @@ impl Settings {
         // Before weights are downloaded, which takes long.
         check_device(self.device)?;
         let is_local = |path: &Path| PublishedSet::meant_by(path).is_none();
-        let folders = unknown.iter().filter_map(|set| Some(Path::new(UnknownSet::folder(set)?.1)));
+        let folders = unknown.iter().filter_map(UnknownSource::path);
         for folder in folders.chain(self.outliers.as_ref().and_then(Outliers::folder)) {
             if is_local(folder) && !exists(folder) {
                 // A name may be that of a published set, misspelt.

@@ -11,7 +11,7 @@ use std::{
 
 use cac::{
     Provider,
-    data::{DataFolder, Degradation, Protocol, PublishedSet},
+    data::{DataFolder, Degradation, Protocol, PublishedSet, UnknownSource},
     drift::ALPHA,
     export::{ExportOptions, InputForm, ThresholdRule},
     fit::LIMIT,
@@ -28,7 +28,8 @@ use ndarray::Array4;
 use crate::{
     commands::eval::requirement::Requirement,
     terminal::{
-        InputArgs, SOME_WEIGHTS, by_variant, data::set_names, name_of, one_of, setting, weights::similar,
+        InputArgs, SOME_WEIGHTS, by_variant, data::set_names, name_of, one_of, setting, unknown_source,
+        weights::similar,
     },
 };
 
@@ -326,8 +327,8 @@ pub struct EvaluationArgs {
     pub held_out_test: Option<f64>,
     /// Unknown images: NAME=DIR, the name of a published data set, gaussian-noise[:COUNT] or
     /// uniform-noise[:COUNT]; repeatable. By default those of the training, if --known is not given either
-    #[arg(long, value_name = "NAME=DIR|NAME")]
-    pub unknown: Vec<String>,
+    #[arg(long, value_name = "NAME=DIR|NAME", value_parser = unknown_source)]
+    pub unknown: Vec<UnknownSource>,
     /// Where published data sets are
     #[command(flatten)]
     pub data: FolderArgs,
@@ -408,7 +409,7 @@ fn all_scores() -> impl Iterator<Item = RejectionScore> {
     let of_logits = of_logits.chain([LogitScore::Energy { temperature: 5.0 }]).map(Term::from);
     let single = of_logits.chain(FeatureScore::ALL.map(Term::from)).map(RejectionScore::Single);
     let sums = [LogitScore::ENERGY.into(), FeatureScore::Fdbd.into()]
-        .map(|one| RejectionScore::Sum(one, FeatureScore::KNN.into()));
+        .map(|one| RejectionScore::sum(one, FeatureScore::KNN.into()));
     single.chain(sums)
 }
 

@@ -238,7 +238,6 @@ fn invalid_settings_are_refused_before_anything_is_written() {
         (["--unknown", "red=colours/train/red"], "unknown set = `red=colours/train/red`: holds known images"),
         (["--depth", "11"], "depth = 11"),
         (["--device", "cuda:99"], "device `cuda:99` is not available"),
-        (["--unknown", "nothing"], "unknown set = `nothing`"),
         (["--unknown=a=./typo", "--backbone=imagenet32"], "cannot read `./typo`"),
         (["--magnitude", "0"], "magnitude = 0"),
         (["--std", "1,0,1"], "std ="),
@@ -261,6 +260,32 @@ fn invalid_settings_are_refused_before_anything_is_written() {
         assert_eq!(output.status.code(), Some(1), "{wrong:?}: {text}");
         assert!(text.contains(message), "{wrong:?}: {text}");
         assert!(!at.join("run").exists(), "{wrong:?}");
+    }
+}
+
+#[test]
+fn unknown_images_need_a_name() {
+    let folder = tempfile::tempdir().unwrap();
+    two_colours(folder.path());
+    for (wrong, message) in [
+        ("colours/test", "give the folder a name: NAME=colours/test"),
+        (
+            "nothing",
+            "must be NAME=DIR, a published data set, gaussian-noise[:COUNT] or uniform-noise[:COUNT], ",
+        ),
+    ] {
+        let output = toolkit(folder.path(), &["train", "--known", "colours", "--unknown", wrong]);
+        let text = stderr(&output);
+        let start = format!("error: invalid value '{wrong}' for '--unknown <NAME=DIR|NAME>': {message}");
+        assert!(output.status.code() == Some(2) && text.starts_with(&start), "{text}");
+        // In a file, too.
+        fs::write(folder.path().join("file.toml"), format!("known = 'colours'\nunknown = ['{wrong}']"))
+            .unwrap();
+        let text = stderr(&toolkit(folder.path(), &["train", "--config", "file.toml"]));
+        assert!(
+            text.contains("file.toml") && text.contains(&format!("`{wrong}`: must be NAME=DIR")),
+            "{text}"
+        );
     }
 }
 

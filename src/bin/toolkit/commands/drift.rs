@@ -131,7 +131,10 @@ pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
         None => (None, monitor),
     };
     let mut stream = input.read(bytes, &origin, args.skip_broken)?;
-    let doubt = manifest.doubt_of_held_out().or_else(|| input.provider()?.doubt_of_held_out(&manifest));
+    let doubt = match input.provider() {
+        Some(provider) => provider.doubt_of_held_out(&manifest),
+        None => manifest.doubt_of_held_out(),
+    };
     if doubt.is_some() {
         monitor.withdraw_guarantee();
     }

@@ -6,7 +6,8 @@ use anyhow::bail;
 use cac::{
     Error,
     data::{
-        Dataset, KnownData, PublishedSet, Role, Split, TestImages, UnknownSet, exists, other_classes_in_words,
+        Dataset, KnownData, PublishedSet, Role, Split, TestImages, UnknownSource, exists,
+        other_classes_in_words,
     },
     model::{Manifest, Training},
     run::EXAMPLES,
@@ -21,7 +22,7 @@ use crate::{
     },
     terminal::{
         Advice,
-        data::{TUTORIAL_KNOWN, TUTORIAL_UNKNOWN, dataset, unknown_datasets},
+        data::{TUTORIAL_KNOWN, dataset, tutorial_unknown, unknown_datasets},
         quoted, say, say_left_out, say_untested, say_unused_splits,
     },
 };
@@ -96,7 +97,7 @@ impl<'a> Source<'a> {
     ) -> anyhow::Result<(TestImages, Vec<String>)> {
         let &Self { data: ref known, training, is_tutorial } = self;
         let unknown = match &args.unknown[..] {
-            [] if is_tutorial => vec![TUTORIAL_UNKNOWN.to_owned()],
+            [] if is_tutorial => vec![tutorial_unknown()],
             [] => recorded_sets(training)?,
             given => given.to_vec(),
         };
@@ -210,10 +211,11 @@ impl<'a> Source<'a> {
 }
 
 /// The unknown sets that a training recorded, which are said: a folder of the same name may be another one.
-fn recorded_sets(training: Option<&Training>) -> anyhow::Result<Vec<String>> {
+fn recorded_sets(training: Option<&Training>) -> anyhow::Result<Vec<UnknownSource>> {
     let sets = training.and_then(|training| training.unknown.clone()).unwrap_or_default();
-    for (name, folder) in sets.iter().filter_map(|set| UnknownSet::folder(set)) {
-        let (set, folder) = (on_one_line(name), Path::new(folder));
+    for source in &sets {
+        let Some(folder) = source.path() else { continue };
+        let set = on_one_line(source.name());
         if !is_found(folder) {
             let message = format!("cannot find the unknown set `{set}` of the training, `{}`", shown(folder));
             return Err(Advice::new(message, "give all unknown sets with --unknown NAME=DIR").into());

@@ -198,11 +198,10 @@ impl Measured<'_> {
         let scorer = &self.contender.scorer;
         // Of degraded images that is to be expected.
         let Some(keep) = scorer.keep().filter(|_| self.degraded.is_none()) else { return };
-        let doubt = scorer.provider().doubt_of_held_out(scorer.manifest());
+        let doubt = scorer.doubt_of_held_out();
         let least = scorer.manifest().kept_at_least(keep, doubt).unwrap_or(keep);
         if self.reports.iter().flatten().any(|report| report.keeps_fewer_than(least)) {
-            let why = scorer.doubt_of_held_out();
-            let why = why.unwrap_or("the test images may differ from the images that it was chosen from");
+            let why = doubt.unwrap_or("the test images may differ from the images that it was chosen from");
             say(format_args!("the threshold keeps fewer known images than it was chosen to keep: {why}"));
         }
     }
